@@ -1,0 +1,45 @@
+# Needs Python 3.11 and make; everything else is installed into .venv from constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OFFLINE := HF_HUB_OFFLINE=1
+
+.PHONY: demo test test-slow lint protos tiny bench install clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,stack,trainer,tiny,dev]'
+	touch $@
+
+demo: install  ## start the stack, train for a few minutes, write a report, stop the stack
+	@$(OFFLINE) exec $(BIN)/salon run jobs/ddpo-compressibility-tiny.yaml
+
+test: install  ## the whole suite, but for experiments marked slow
+	$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+test-slow: install
+	$(OFFLINE) $(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+
+protos: install  ## make the stubs anew after a change of the .proto
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
+		--mypy_out=. --mypy_grpc_out=. protos/salon/reward/v1/reward.proto
+
+tiny: install  ## train models/tiny-sd-digits from scratch
+	$(OFFLINE) $(BIN)/python -m tiny.generator --out models/tiny-sd-digits
+
+bench: install
+	$(OFFLINE) $(BIN)/python -m benchmarks.scoring
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
