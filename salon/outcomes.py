@@ -1,0 +1,52 @@
+"""What a reward service said about each sample: a score or an error."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from salon.errors import SampleError
+from salon.reward.v1 import reward_pb2
+from salon.structs import to_dict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One sample's result: exactly one of `score` and `error` is None, and a score is finite."""
+
+    score: float | None
+    error: SampleError | None
+    details: Mapping[str, Any]
+    reward: str
+    version: str
+
+
+def outcomes(response: reward_pb2.ScoreResponse) -> list[Outcome]:
+    """The outcomes in `response`, in its order.
+
+    A service that broke the contract (no result, a NaN, an infinity) yields an error for that
+    sample here, so that no caller mistakes it for a score.
+    """
+    return [_outcome(response, message) for message in response.outcomes]
+
+
+def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) -> Outcome:
+    score: float | None = None
+    error: SampleError | None = None
+    result = message.WhichOneof("result")
+    if result == "score" and math.isfinite(message.score):
+        score = message.score
+    elif result == "score":
+        error = SampleError(
+            reward_pb2.ERROR_CODE_NON_FINITE_SCORE,
+            f"reward {response.reward} sent {message.score} as a score",
+        )
+    elif result == "error":
+        error = SampleError(message.error.code, message.error.message)
+    else:
+        error = SampleError(
+            reward_pb2.ERROR_CODE_UNSPECIFIED,
+            f"reward {response.reward} sent neither a score nor an error; "
+            "it may speak a newer contract: update salon",
+        )
+    return Outcome(score, error, to_dict(message.details), response.reward, response.version)

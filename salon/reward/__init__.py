@@ -1,0 +1,1 @@
+"""The wire contract's Python stubs, one package a version."""

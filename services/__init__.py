@@ -1,0 +1,1 @@
+"""The jury: reward models, one file each, behind one gRPC server that hosts any of them."""

@@ -1,0 +1,29 @@
+"""What one server accepts."""
+
+from dataclasses import dataclass, field
+
+from salon.batches import MAX_SAMPLES
+from salon.channel import MAX_MESSAGE_BYTES
+from salon.images import ImageLimits
+from salon.reward.v1 import reward_pb2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on a call (samples, message) and on a sample (image, prompt)."""
+
+    max_samples: int = MAX_SAMPLES
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_prompt_bytes: int = 16 * 1024
+    """Of the prompt in UTF-8."""
+    image: ImageLimits = field(default_factory=ImageLimits)
+
+    def message(self) -> reward_pb2.Limits:
+        """These limits as clients are told them."""
+        return reward_pb2.Limits(
+            max_samples=self.max_samples,
+            max_message_bytes=self.max_message_bytes,
+            max_image_side=self.image.max_side,
+            max_image_pixels=self.image.max_pixels,
+            max_prompt_bytes=self.max_prompt_bytes,
+        )

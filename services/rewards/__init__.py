@@ -1,0 +1,1 @@
+"""One reward model, one module; `python -m services MODULE` hosts it."""
