@@ -1,0 +1,245 @@
+"""Jobs in Redis: the record, its states, its events.
+
+What people and workers ask; what the one process that runs a job may write is in lease.py.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import redis
+
+from salon.errors import SalonError
+
+MAX_EVENTS = 100_000
+MAX_LOG_LINES = 20_000
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class JobNotFound(SalonError):
+    """No job has this id."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's record as Redis holds it; times are seconds since the epoch, 0 when not yet."""
+
+    id: str
+    name: str
+    spec: Mapping[str, Any]
+    state: JobState
+    reason: str
+    token: int
+    attempts: int
+    owner: str
+    folder: str  # the run folder, as the worker that runs it sees it
+    cancel_requested: bool
+    submitted: float
+    started: float
+    finished: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a job's history."""
+
+    id: str
+    kind: str
+    data: Mapping[str, Any]
+
+
+ACTIVE_KEY: Final = "salon:jobs:active"  # a set: queued or running
+INDEX_KEY: Final = "salon:jobs"  # a sorted set: every job by submission time
+
+
+def job_key(job: str) -> str:
+    """The hash that holds the record."""
+    return f"salon:job:{job}"
+
+
+def lease_key(job: str) -> str:
+    """Holds the fencing token of the running trainer, and expires without its heartbeat."""
+    return f"salon:job:{job}:lease"
+
+
+def events_key(job: str) -> str:
+    """The stream of the job's history."""
+    return f"salon:job:{job}:events"
+
+
+def logs_key(job: str) -> str:
+    """The stream of the job's log lines."""
+    return f"salon:job:{job}:logs"
+
+
+# KEYS: record, lease, events, active set. ARGV: job, now.
+# A running job whose lease has expired has no process that could notice the flag.
+_CANCEL = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return 'missing' end
+if state ~= 'queued' and state ~= 'running' then return state end
+if state == 'running' and redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('HSET', KEYS[1], 'cancel', '1')
+  return 'requested'
+end
+local reason = 'cancelled by the user'
+redis.call('HSET', KEYS[1], 'state', 'cancelled', 'reason', reason, 'finished', ARGV[2])
+redis.call('SREM', KEYS[4], ARGV[1])
+local data = cjson.encode({state='cancelled', reason=reason})
+redis.call('XADD', KEYS[3], '*', 'kind', 'state', 'data', data)
+return 'cancelled'
+"""
+
+
+class JobStore:
+    """Submit, look up, follow and cancel jobs."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._cancel = client.register_script(_CANCEL)
+
+    def submit(self, name: str, spec: Mapping[str, Any]) -> Job:
+        """Record a new queued job; the caller then queues its launch.
+
+        `spec` is the resolved spec as JSON values.
+        """
+        job = f"{name}-{secrets.token_hex(3)}"
+        now = time.time()
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hset(
+            job_key(job),
+            mapping={
+                "name": name,
+                "spec": json.dumps(spec),
+                "state": JobState.QUEUED.value,
+                "submitted": repr(now),
+            },
+        )
+        pipeline.zadd(INDEX_KEY, {job: now})
+        pipeline.sadd(ACTIVE_KEY, job)
+        pipeline.xadd(events_key(job), _fields("state", {"state": "queued", "reason": ""}))
+        pipeline.execute()
+        return self.get(job)
+
+    def get(self, job: str) -> Job:
+        """The record of `job`.
+
+        Raises:
+            JobNotFound: with the way to list those that exist.
+        """
+        raw = self._client.hgetall(job_key(job))
+        if not raw:
+            raise JobNotFound(f"no job is called {job!r}: `salon jobs` lists them")
+        record = {key.decode(): value.decode() for key, value in raw.items()}
+        return Job(
+            id=job,
+            name=record["name"],
+            spec=json.loads(record["spec"]),
+            state=JobState(record["state"]),
+            reason=record.get("reason", ""),
+            token=int(record.get("token", 0)),
+            attempts=int(record.get("attempts", 0)),
+            owner=record.get("owner", ""),
+            folder=record.get("folder", ""),
+            cancel_requested=record.get("cancel") == "1",
+            submitted=float(record["submitted"]),
+            started=float(record.get("started", 0)),
+            finished=float(record.get("finished", 0)),
+        )
+
+    def newest(self, limit: int = 50) -> list[Job]:
+        """The newest `limit` jobs, newest first."""
+        return [self.get(raw.decode()) for raw in self._client.zrevrange(INDEX_KEY, 0, limit - 1)]
+
+    def cancel(self, job: str) -> str:
+        """Cancel at once when nothing runs it, else ask its trainer to stop at the next step.
+
+        Returns:
+            `cancelled`, `requested`, or the final state the job already had.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        answer = self._cancel(
+            keys=[job_key(job), lease_key(job), events_key(job), ACTIVE_KEY],
+            args=[job, repr(time.time())],
+        )
+        if answer == b"missing":
+            raise JobNotFound(f"no job is called {job!r}: `salon jobs` lists them")
+        return bytes(answer).decode()
+
+    def events(self, job: str, after: str = "0-0", block_seconds: float = 0.0) -> list[Event]:
+        """Events after the one with id `after`; waits up to `block_seconds` for a first one."""
+        block = int(block_seconds * 1000) or None
+        answer = self._client.xread({events_key(job): after}, block=block)
+        return [
+            Event(identifier.decode(), fields[b"kind"].decode(), json.loads(fields[b"data"]))
+            for _, entries in answer or []
+            for identifier, fields in entries
+        ]
+
+    def follow(self, job: str, block_seconds: float = 1.0) -> Iterator[Event | None]:
+        """Every event of `job` until it is over; None whenever `block_seconds` pass without one."""
+        self.get(job)
+        after = "0-0"
+        while True:
+            over = self.get(job).state.final
+            events = self.events(job, after, 0.0 if over else block_seconds)
+            yield from events
+            if events:
+                after = events[-1].id
+            elif over:
+                return
+            else:
+                yield None
+
+    def add_log(self, job: str, line: str) -> None:
+        """Append one line to the job's log."""
+        self._client.xadd(logs_key(job), {"line": line}, maxlen=MAX_LOG_LINES, approximate=True)
+
+    def logs(self, job: str) -> list[str]:
+        """The job's log lines, oldest first.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        self.get(job)
+        entries = self._client.xrange(logs_key(job))
+        return [fields[b"line"].decode() for _, fields in entries]
+
+    def abandoned(self) -> list[str]:
+        """Running jobs whose lease has expired: their trainer, or its whole host, is gone."""
+        return [
+            job.id
+            for job in self._active()
+            if job.state is JobState.RUNNING and not self._client.exists(lease_key(job.id))
+        ]
+
+    def waiting(self) -> list[str]:
+        """Queued jobs."""
+        return [job.id for job in self._active() if job.state is JobState.QUEUED]
+
+    def _active(self) -> list[Job]:
+        return [self.get(raw.decode()) for raw in self._client.smembers(ACTIVE_KEY)]
+
+
+def _fields(kind: str, data: Mapping[str, Any]) -> dict[str, str]:
+    return {"kind": kind, "data": json.dumps(data)}

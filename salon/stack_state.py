@@ -1,0 +1,55 @@
+"""The record of a running local stack: which processes it is, so that `salon down` finds them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from salon.settings import Settings
+from salon.supervisor import Supervisor
+
+
+def state_file(settings: Settings) -> Path:
+    """Where the record lies."""
+    return settings.state_dir / "stack.json"
+
+
+def read_state(settings: Settings) -> dict[str, Any] | None:
+    """The record: pid, command and children, or None."""
+    try:
+        state: dict[str, Any] = json.loads(state_file(settings).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return state
+
+
+def is_alive(entry: Mapping[str, Any]) -> bool:
+    """Whether the process that was recorded still runs; a reused pid has another command line."""
+    try:
+        process = psutil.Process(entry["pid"])
+        return process.cmdline() == entry["command"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def write_state(settings: Settings, supervisor: Supervisor) -> None:
+    """Write the record aside and rename it."""
+    children = [
+        {"name": child.program.name, **entry}
+        for child in supervisor.children
+        if (entry := _identify(child.pid))
+    ]
+    aside = state_file(settings).with_suffix(".partial")
+    aside.write_text(json.dumps({**_identify(os.getpid()), "children": children}))
+    aside.replace(state_file(settings))
+
+
+def _identify(pid: int) -> dict[str, Any]:
+    # Not the start time: that moves when the clock is set.
+    try:
+        return {"pid": pid, "command": psutil.Process(pid).cmdline()} if pid else {}
+    except psutil.NoSuchProcess:
+        return {}

@@ -1,0 +1,130 @@
+"""Keeps child processes running: each in its own group, started again when it dies.
+
+What a container runtime does for a pod, on one host: when a child's main process ends, whatever is
+left of its group is killed before it is started again, and stopping leaves nothing behind.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import structlog
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.2
+RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # pauses between quick deaths
+STEADY_SECONDS = 20.0  # a child that ran this long died of something new
+
+
+@dataclass(frozen=True)
+class Program:
+    """A child to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    grace_seconds: float = 10.0  # between SIGTERM and SIGKILL
+
+
+class Child:
+    """One program and the process that runs it now."""
+
+    def __init__(self, program: Program, log_file: Path) -> None:
+        self.program = program
+        self._log_file = log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._restart_at = 0.0
+        self._quick_deaths = 0
+
+    def start(self) -> None:
+        """Start the process in a new session, its output appended to its log file."""
+        with self._log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.program.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.program.environment},
+                start_new_session=True,
+            )
+        self._started = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """The process id, or 0 when none runs."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if self._process is not None and running else 0
+
+    def tend(self) -> None:
+        """Start the process again if it has died, after a pause that grows with quick deaths."""
+        if self._process is None:
+            if time.monotonic() >= self._restart_at:
+                self.start()
+            return
+        code = self._process.poll()
+        if code is None:
+            return
+        _signal_group(self._process.pid, signal.SIGKILL)
+        quick = time.monotonic() - self._started < STEADY_SECONDS
+        self._quick_deaths = self._quick_deaths + 1 if quick else 0
+        pause = RESTART_SECONDS[min(self._quick_deaths, len(RESTART_SECONDS) - 1)]
+        log.warning("child died", name=self.program.name, code=code, restart_seconds=pause)
+        self._process = None
+        self._restart_at = time.monotonic() + pause
+
+    def stop(self) -> None:
+        """End the process and its whole group."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(self.program.grace_seconds)
+        except subprocess.TimeoutExpired:
+            log.warning("child did not stop in time", name=self.program.name)
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+
+class Supervisor:
+    """Runs children until told to stop; stops them in the reverse order."""
+
+    def __init__(self, log_folder: Path) -> None:
+        log_folder.mkdir(parents=True, exist_ok=True)
+        self._log_folder = log_folder
+        self.children: list[Child] = []
+        self.stopping = threading.Event()
+
+    def add(self, program: Program) -> Child:
+        """Start one more child."""
+        child = Child(program, self._log_folder / f"{program.name}.log")
+        child.start()
+        self.children.append(child)
+        return child
+
+    def tend(self) -> None:
+        """One look at every child."""
+        for child in self.children:
+            child.tend()
+
+    def stop(self) -> None:
+        """Stop all children, the last started first."""
+        for child in reversed(self.children):
+            child.stop()
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == leader:
+                process.send_signal(number)
+        except (ProcessLookupError, psutil.NoSuchProcess, PermissionError):
+            continue
