@@ -1,0 +1,1 @@
+"""Fine-tune image generators with reinforcement learning."""

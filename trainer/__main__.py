@@ -1,0 +1,103 @@
+"""`python -m trainer run JOB --token N`: one attempt at one job, as a training worker starts it."""
+
+import signal
+import sys
+from dataclasses import replace
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import typer
+
+from salon import logs
+from salon.connection import connect, connect_once
+from salon.errors import SalonError
+from salon.jobs import Job, JobState, JobStore
+from salon.lease import Lease, LeaseLost
+from salon.settings import Settings, load_settings
+from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat
+from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.job_log import JobLog
+
+log = structlog.get_logger()
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EXIT_OK, EXIT_FAILED = 0, 1
+
+
+@app.callback()
+def _trainer() -> None:
+    """Trainer of Salon: started by a training worker, not by hand."""
+
+
+@app.command()
+def run(
+    job: str,
+    token: Annotated[int, typer.Option(help="The fencing token of the lease taken for it.")],
+) -> None:
+    """Run one attempt at JOB; its state, events and logs go to Redis."""
+    logs.configure("trainer")
+    settings = load_settings()
+    client = connect(settings.redis_url)
+    lease = Lease(client, job, token, settings.lease_seconds)
+    interrupt = Interrupt()
+
+    def preempt(_: int, __: FrameType | None) -> None:
+        interrupt.set(Cause.PREEMPTED)
+
+    signal.signal(signal.SIGTERM, preempt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, which sends SIGTERM
+    # A client that waits out a silence of Redis would outwait the lease.
+    impatient = connect_once(settings.redis_url, settings.lease_seconds / 3)
+    heartbeat = Heartbeat(replace(lease, client=impatient), interrupt)
+    try:
+        heartbeat.start()
+        JobLog(JobStore(impatient), job).attach()
+        log.info("attempt starts", token=token)
+        state, reason = _attempt(JobStore(client).get(job), lease, settings, interrupt)
+        heartbeat.stop()  # before the lease ends: a beat after that would find it lost
+        if state is JobState.QUEUED:
+            lease.release(reason, refund=True)
+        else:
+            lease.finish(state, reason)
+        code = EXIT_FAILED if state is JobState.FAILED else EXIT_OK
+    except LeaseLost as error:
+        log.error("lease lost", reason=str(error))
+        code = EXIT_LEASE_LOST
+    sys.exit(code)
+
+
+def _attempt(
+    job: Job, lease: Lease, settings: Settings, interrupt: Interrupt
+) -> tuple[JobState, str]:
+    """Run the job; returns the state it should now have, and why.
+
+    Raises:
+        LeaseLost: nothing may be written for the job any more.
+    """
+    # torch takes seconds to import: the heartbeat is already beating then.
+    from trainer.assembly import train  # noqa: PLC0415
+
+    try:
+        train(job, lease, settings, interrupt)
+    except Interrupted as interrupted:
+        log.info("stopped", cause=interrupted.cause.value)
+        if interrupted.cause is Cause.CANCELLED:
+            return JobState.CANCELLED, "cancelled by the user"
+        return JobState.QUEUED, "its worker was stopped"
+    except LeaseLost:
+        raise
+    except (SalonError, OSError) as error:
+        reason = " ".join(str(error).split())
+    except Exception as error:  # whatever it was, the record must say why
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.exception("unexpected error")
+    else:
+        log.info("succeeded")
+        return JobState.SUCCEEDED, ""
+    log.error("job failed", reason=reason)
+    return JobState.FAILED, reason
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,57 @@
+"""Advantages: rewards normalised per prompt by running statistics."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Added to the standard deviation, as in kvablack/ddpo-pytorch (stat_tracking.py).
+EPSILON = 1e-6
+
+
+class PerPromptStatistics:
+    """The latest rewards of each prompt (Black et al. 2023, appendix D.3).
+
+    It serves as a value function that depends on the prompt alone. The spread is the population
+    standard deviation.
+    """
+
+    def __init__(self, buffer_size: int, min_count: int, advantage_clip: float) -> None:
+        self._buffer_size = buffer_size
+        self._min_count = min_count
+        self._clip = advantage_clip
+        self._rewards: dict[str, deque[float]] = {}
+
+    def advantages(
+        self, prompts: Sequence[str], rewards: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Take in one iteration's `rewards` [N] and return its clipped advantages [N].
+
+        The rewards enter their prompt's buffer before they are normalised by it. A prompt with
+        fewer than `min_count` rewards in its buffer is normalised over all N.
+        """
+        for prompt, reward in zip(prompts, rewards, strict=True):
+            buffer = self._rewards.setdefault(prompt, deque(maxlen=self._buffer_size))
+            buffer.append(float(reward))
+        everyone = rewards.mean(), rewards.std()
+        moments = {
+            prompt: (np.mean(kept), np.std(kept))
+            if len(kept := self._rewards[prompt]) >= self._min_count
+            else everyone
+            for prompt in set(prompts)
+        }
+        means = np.array([moments[prompt][0] for prompt in prompts], dtype=np.float64)
+        spreads = np.array([moments[prompt][1] for prompt in prompts], dtype=np.float64)
+        normalised = (rewards - means) / (spreads + EPSILON)
+        return normalised.clip(-self._clip, self._clip)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Prompt -> its kept rewards, oldest first; survives JSON exactly."""
+        return {prompt: list(kept) for prompt, kept in self._rewards.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Replace what is kept by what `state_dict` returned."""
+        self._rewards = {
+            prompt: deque(kept, maxlen=self._buffer_size) for prompt, kept in state.items()
+        }

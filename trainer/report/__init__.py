@@ -1,0 +1,36 @@
+"""The report of a finished run: `report.html`, one page without a request, and `report.png`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.evaluation import Evaluation
+from trainer.report.page import render_page
+from trainer.report.slide import draw_slide
+from trainer.run_folder import RunFolder
+from trainer.spec import JobSpec
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    folder: RunFolder,
+    spec: JobSpec,
+    summary: Mapping[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    metrics: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write both files, each in one step.
+
+    Args:
+        folder: where to.
+        spec: the resolved job.
+        summary: the content of `summary.json`.
+        before: the evaluation of the model as it came.
+        after: that of the trained model, on the same prompts and seeds in the same order.
+        metrics: one entry an iteration; keys that are absent leave their chart out.
+    """
+    folder.write_text("report.html", render_page(spec, summary, before, after, metrics))
+    figure = draw_slide(summary, before, after, metrics)
+    with folder.file("report.png") as path:
+        figure.savefig(path, format="png")

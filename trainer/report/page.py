@@ -1,0 +1,163 @@
+"""`report.html`: everything the template shows, computed; the template only lays it out."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainer.evaluation import Evaluation
+from trainer.report.charts import Axis, Curve, Histogram, curve, histograms
+from trainer.report.notation import duration, fixed, significant
+from trainer.report.pictures import SMALL_PICTURE
+from trainer.report.results import Result
+from trainer.spec import JobSpec
+
+PAIRS_SHOWN = 64
+PAIRS_OPEN = 16
+LARGEST_PICTURE = 256  # pixels; 128 pictures of 512 x 512 would make a page of some 60 MB
+
+HEALTH = {
+    "approx_kl": "½ (log ratio)², how far an update moves the policy",
+    "clip_fraction": "share of steps whose ratio left the clip range",
+    "grad_norm": "gradient norm before it is scaled down",
+    "reward_wait_fraction": "share of time spent waiting for rewards",
+}
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture with its scores."""
+
+    source: str  # data URI
+    scores: list[tuple[str, str]]  # reward, score
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same prompt and seed, before and after."""
+
+    prompt: str
+    seed: int
+    before: Shot
+    after: Shot
+
+
+@dataclass(frozen=True)
+class Section:
+    """One reward: its curve in training, and how its scores lie before and after."""
+
+    result: Result
+    curve: Curve | None
+    distribution: tuple[Axis, list[Histogram]] | None
+
+
+def render_page(
+    spec: JobSpec,
+    summary: Mapping[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    metrics: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page as HTML, complete in itself: no request, whatever it is asked to show."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = environment.get_template("report.js").render()
+    results = Result.all_of(summary)
+    pairs = _pairs(results, before, after)
+    return environment.get_template("report.html.j2").render(
+        # The page's policy allows this one script by its digest, and no request at all.
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        spec=spec,
+        summary=summary,
+        results=results,
+        facts=_facts(summary),
+        pairs_open=pairs[:PAIRS_OPEN],
+        pairs_folded=pairs[PAIRS_OPEN:],
+        shown=len(pairs),
+        evaluated=len(before.prompts),
+        size=before.images.shape[1:3],
+        pixelated=max(before.images.shape[1:3]) < SMALL_PICTURE,
+        total=_series(metrics, "reward_mean", "reward_std") if len(results) > 1 else None,
+        sections=[_section(result, before, after, metrics) for result in results],
+        health=_health(metrics),
+        resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Iterations", f"{summary['iterations']:,}"),
+        ("Samples", f"{summary['samples']:,}"),
+        ("Training time", duration(summary["seconds"])),
+        ("Samples per second", significant(summary["samples_per_second"])),
+        ("Waiting for rewards", f"{fixed(100 * summary['reward_wait_fraction'], 1)} %"),
+    ]
+
+
+def _pairs(results: Sequence[Result], before: Evaluation, after: Evaluation) -> list[Pair]:
+    def shot(evaluation: Evaluation, i: int) -> Shot:
+        scores = [(r.reward, r.score(float(evaluation.scores[r.reward][i]))) for r in results]
+        return Shot(_data_uri(evaluation.images[i]), scores)
+
+    return [
+        Pair(before.prompts[i], before.seeds[i], shot(before, i), shot(after, i))
+        for i in range(min(len(before.prompts), PAIRS_SHOWN))
+    ]
+
+
+def _data_uri(image: NDArray[np.uint8]) -> str:
+    """An image [H, W, 3] as PNG, made smaller where it is larger than the page shows it."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _section(
+    result: Result, before: Evaluation, after: Evaluation, metrics: Sequence[Mapping[str, Any]]
+) -> Section:
+    name = result.reward
+    levels = [("before", result.before), ("after", result.after)]
+    scores = [("before", before.scores[name]), ("after", after.scores[name])]
+    return Section(
+        result,
+        _series(metrics, f"rewards/{name}/mean", f"rewards/{name}/std", levels),
+        histograms(scores, result.decimals),
+    )
+
+
+def _series(
+    metrics: Sequence[Mapping[str, Any]],
+    mean: str,
+    std: str | None = None,
+    levels: Sequence[tuple[str, float | None]] = (),
+) -> Curve | None:
+    """The curve of a metric over iterations; None where no iteration has it."""
+    return curve(
+        [entry["iteration"] for entry in metrics],
+        [entry.get(mean) for entry in metrics],
+        [entry.get(std) for entry in metrics] if std else None,
+        levels,
+        from_zero=std is None,
+    )
+
+
+def _health(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Curve]]:
+    curves = [(name, meaning, _series(metrics, name)) for name, meaning in HEALTH.items()]
+    return [(name, meaning, drawn) for name, meaning, drawn in curves if drawn is not None]

@@ -1,0 +1,104 @@
+"""`report.png`: the result as one picture for a slide, 1920 x 1080 pixels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from trainer.evaluation import Evaluation
+from trainer.report.notation import duration
+from trainer.report.pictures import COLOURS, POINTS_PER_INCH, Box, draw_pictures, write
+from trainer.report.results import Result
+
+WIDTH, HEIGHT, MARGIN = 16.0, 9.0, 0.5  # inches
+GUTTER = 1.8  # inches to the right of a curve, for the names of its levels
+PICTURES_SHOWN, COLUMNS = 16, 4
+INK, QUIET, RULE = "#1c1b19", "#66625b", "#e2ded6"
+
+
+def draw_slide(
+    summary: Mapping[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    metrics: Sequence[Mapping[str, Any]],
+) -> Figure:
+    """Headline; the first prompts before and after; the curve of each reward."""
+    results = Result.all_of(summary)
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=120, facecolor="white")
+    top = _headline(figure, summary, results) + 0.45
+    height = HEIGHT - top - 0.3
+    left = MARGIN
+    for kind, evaluation in (("before", before), ("after", after)):
+        write(figure, left, top - 0.38, f"{kind.capitalize()} training", 15, COLOURS[kind], "bold")
+        box = Box(left, top, 4.8, height)
+        left += draw_pictures(figure, box, kind, evaluation, results, PICTURES_SHOWN, COLUMNS) + 0.4
+    left += 0.45
+    write(figure, left - 0.1, top - 0.38, "Reward in training, mean ± std", 15, INK, "bold")
+    each = (height + 0.1) / len(results)
+    for i, result in enumerate(results):
+        title = 0.3 if len(results) > 1 else 0.0
+        box = Box(left, top + i * each + title, WIDTH - left - GUTTER, each - title - 0.6)
+        _draw_curve(figure.add_axes(box.fractions(figure)), result, metrics)
+        if title:
+            write(figure, left, box.top - 0.27, result.reward, 12, INK)
+    return figure
+
+
+def _headline(figure: Figure, summary: Mapping[str, Any], results: Sequence[Result]) -> float:
+    """Write it at the top; returns how far down it reaches, in inches."""
+    top = 0.4
+    single = len(results) == 1
+    for result in results:
+        claim = f"{result.reward} {result.change}"
+        size = min(36.0 if single else 22.0, 1500 / len(claim))
+        write(figure, MARGIN, top, claim, size, INK)
+        effect = f"effect size {result.effect} on {result.n} images"
+        if single:
+            top += size * 1.4 / POINTS_PER_INCH
+            write(
+                figure, MARGIN, top, f"{effect} of held-out prompts", 18, COLOURS["after"], "bold"
+            )
+        else:
+            write(figure, 9.6, top + 0.04, effect, 16, COLOURS["after"], "bold")
+        top += 0.42
+    iterations = summary["iterations"]
+    rewards = ", ".join(result.reward for result in results)
+    facts = (
+        f"{summary['algorithm'].upper()} · {iterations:,} iteration{'s' * (iterations != 1)} · "
+        f"{summary['samples']:,} samples · {duration(summary['seconds'])} · same prompts and seeds "
+        f"before and after, under each picture its {rewards}"
+    )
+    write(figure, MARGIN, top, facts, min(12.5, 1900 / len(facts)), QUIET)
+    return top + 0.3
+
+
+def _draw_curve(axes: Axes, result: Result, metrics: Sequence[Mapping[str, Any]]) -> None:
+    def column(key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        values = [entry.get(key) for entry in metrics]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    iterations = [entry["iteration"] for entry in metrics]
+    mean = column(f"rewards/{result.reward}/mean")
+    std = np.nan_to_num(column(f"rewards/{result.reward}/std"))
+    marker = "o" if len(metrics) == 1 else ""
+    axes.fill_between(iterations, mean - std, mean + std, color=COLOURS["after"], alpha=0.15, lw=0)
+    axes.plot(iterations, mean, color=COLOURS["after"], lw=2.5, marker=marker)
+    levels = [("before", result.before), ("after", result.after)]
+    known = sorted((value, kind) for kind, value in levels if value is not None)
+    for (value, kind), side in zip(known, ("top", "bottom"), strict=False):
+        axes.axhline(value, color=COLOURS[kind], lw=1.3, ls=(0, (5, 4)))
+        # The lower name hangs below its line and the upper stands on it: they cannot touch.
+        axes.annotate(
+            f"{kind} {result.score(value)}", (1.02, value), xycoords=("axes fraction", "data"),
+            size=12, color=COLOURS[kind], va=side, weight="bold", annotation_clip=False,
+        )  # fmt: skip
+    axes.set_xlabel("iteration", size=11, color=QUIET)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.tick_params(colors=QUIET, labelsize=11, length=0)
+    axes.grid(axis="y", color=RULE)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)

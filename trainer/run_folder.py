@@ -1,0 +1,141 @@
+"""A job's run folder: one writer at a time, and files that are whole or absent."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import structlog
+
+from salon.errors import SalonError
+
+log = structlog.get_logger()
+
+LOCK_POLL_SECONDS = 0.5
+
+
+class RunFolderHeld(SalonError):
+    """An older attempt still holds the folder and cannot be ended from here."""
+
+
+class RunFolder:
+    """`runs/<job>`. Writes go aside and are renamed, if the fence says this writer is current."""
+
+    def __init__(self, path: Path, fence: Callable[[], object]) -> None:
+        """Use `path`; `fence` raises LeaseLost when this process no longer runs the job."""
+        self.path = path
+        self._fence = fence
+
+    @contextmanager
+    def held(self, token: int, wait_seconds: float) -> Iterator[None]:
+        """Hold the folder's lock for as long as this process may write.
+
+        The fence alone leaves an instant between its check and the rename in which a stopped
+        process could sleep; the lock closes it: while an older attempt is alive nobody else writes.
+        On this host an older attempt is killed, since its token proves that it has been replaced.
+
+        Raises:
+            RunFolderHeld: an older attempt on another host kept the lock for `wait_seconds`.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as lock:
+            deadline = time.monotonic() + wait_seconds
+            while not _try_lock(lock.fileno()):
+                self._fence()
+                _end_older_attempt(self.path / ".lock", token)
+                if time.monotonic() > deadline:
+                    raise RunFolderHeld(
+                        f"{self.path} is still held by an older attempt "
+                        f"({(self.path / '.lock').read_text().strip()}): end that process"
+                    )
+                time.sleep(LOCK_POLL_SECONDS)  # flock has no wait with a deadline
+            lock.truncate(0)
+            holder = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "command": psutil.Process().cmdline(),
+                "token": token,
+            }
+            lock.write(json.dumps(holder))
+            lock.flush()
+            self._remove_leftovers()
+            yield
+
+    def _remove_leftovers(self) -> None:
+        """Delete what an attempt was writing when it was killed."""
+        for partial in [*self.path.rglob(".*.partial")]:
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A path to write to; on leaving, it becomes `name` in one step, or vanishes on error."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.partial")
+        try:
+            yield aside
+            with aside.open("rb") as written:
+                os.fsync(written.fileno())
+            self._fence()
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """A folder to fill; on leaving, it becomes `name`, replacing one of that name."""
+        target = self.path / name
+        aside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            for written in aside.rglob("*"):
+                if written.is_file():
+                    with written.open("rb") as file:
+                        os.fsync(file.fileno())
+            self._fence()
+            shutil.rmtree(target, ignore_errors=True)
+            aside.replace(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file."""
+        with self.file(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _end_older_attempt(lock: Path, token: int) -> None:
+    """Kill the holder if it is an older attempt on this host, and really that process."""
+    try:
+        holder = json.loads(lock.read_text())
+    except ValueError:
+        return  # its holder is just writing its name
+    if holder["host"] != socket.gethostname() or holder["token"] >= token:
+        return
+    try:
+        process = psutil.Process(holder["pid"])
+        if process.cmdline() == holder["command"]:  # else its number was given to another
+            log.warning("ending an attempt that was replaced", **holder)
+            process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,92 @@
+"""What it is to score a batch in the background: the interface, and putting its parts together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salon.errors import RewardFailed
+from salon.outcomes import Outcome
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What the jury said about one batch of N images."""
+
+    total: NDArray[np.float64]  # [N], the weighted sum over rewards; NaN where not valid
+    per_reward: Mapping[str, NDArray[np.float64]]  # name -> [N], NaN where that reward gave none
+    valid: NDArray[np.bool_]  # [N]
+    errors: tuple[str, ...]
+
+
+class RewardScorer(Protocol):
+    """Anything that scores a batch in the background."""
+
+    def submit(
+        self,
+        images: NDArray[np.uint8],
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> "Future[ScoredBatch]":
+        """Start scoring `images` [N, H, W, C]; the future holds N outcomes."""
+        ...
+
+
+class BatchAssembly:
+    """Puts the parts of one batch together; only the collector thread completes it."""
+
+    def __init__(
+        self,
+        future: "Future[ScoredBatch]",
+        weights: Mapping[str, float],
+        size: int,
+        on_reward_error: Literal["fail", "drop"],
+    ) -> None:
+        self.missing = 0
+        self._future = future
+        self._weights = weights
+        self._on_reward_error = on_reward_error
+        self._scores = {name: np.full(size, np.nan) for name in weights}
+        self._errors: list[str] = []
+
+    def part(self, reward: str, offset: int, count: int) -> Callable[[list[Outcome]], None]:
+        """What to do with the outcomes of the `count` samples from `offset` on."""
+
+        def collect(parts: list[Outcome]) -> None:
+            if len(parts) != count:
+                self.fail(
+                    RewardFailed(f"reward {reward} gave {len(parts)} outcomes for {count} samples")
+                )
+                return
+            for index, outcome in enumerate(parts, start=offset):
+                if outcome.error is not None or outcome.score is None:
+                    self._errors.append(f"sample {index}, reward {reward}: {outcome.error}")
+                else:
+                    self._scores[reward][index] = outcome.score
+            self.missing -= 1
+            if self.missing == 0 and not self._future.done():
+                self._complete()
+
+        return collect
+
+    def fail(self, error: Exception) -> None:
+        """The whole batch has this error; the first one stands."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _complete(self) -> None:
+        if self._errors and self._on_reward_error == "fail":
+            more = f" (and {len(self._errors) - 1} more)" if len(self._errors) > 1 else ""
+            self.fail(
+                RewardFailed(
+                    f"{self._errors[0]}{more}; `on_reward_error: drop` would leave such samples out"
+                )
+            )
+            return
+        total = np.sum([w * self._scores[name] for name, w in self._weights.items()], axis=0)
+        self._future.set_result(
+            ScoredBatch(total, self._scores, np.isfinite(total), tuple(self._errors))
+        )

@@ -1,0 +1,146 @@
+"""What a training job is, typed and complete. No torch here: `salon submit` checks it."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from yaml import YAMLError
+
+from salon.errors import InvalidRequest
+from trainer.ddpo.config import DDPOConfig, LoraConfig
+
+
+def _read_prompts(value: Any) -> Any:
+    """A list stays; a string names a text file with one prompt a line."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    if not path.is_file():
+        raise ValueError(f"no prompt file {value!r} (looked for {path.absolute()})")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read prompt file {value!r}: {error.strerror}") from None
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+Prompts = Annotated[list[str], BeforeValidator(_read_prompts), Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RewardSpec(_Section):
+    """One reward and its weight in the sum that is maximised."""
+
+    name: str = Field(description="A reward that some service hosts, e.g. jpeg_compressibility.")
+    weight: float = Field(1.0, allow_inf_nan=False)
+
+
+class EvaluationSpec(_Section):
+    """The samples on which before and after are compared; training never sees them."""
+
+    prompts: Prompts = Field(description="A list, or a text file with one prompt a line.")
+    samples: int = Field(64, ge=2, description="Prompts are taken in turn, each with its own seed.")
+    batch_size: int = Field(16, ge=1)
+
+
+class JobSpec(_Section):
+    """A whole job. What it leaves out has the defaults written here; unknown keys are errors."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    model: str = Field(description="A diffusers StableDiffusionPipeline: a folder or a hub id.")
+    prompts: Prompts = Field(description="A list, or a text file with one prompt a line.")
+    rewards: list[RewardSpec] = Field(min_length=1)
+    iterations: int = Field(ge=1)
+    algorithm: DDPOConfig
+    evaluation: EvaluationSpec
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    on_reward_error: Literal["fail", "drop"] = "fail"
+    reward_deadline_seconds: float = Field(
+        600.0, gt=0, description="How long a batch may wait for its scores."
+    )
+    checkpoint_every: int = Field(10, ge=1, description="Iterations between two checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        names = [reward.name for reward in self.rewards]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards: each may be listed once, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_is_held_out(self) -> Self:
+        shared = sorted(set(self.prompts) & set(self.evaluation.prompts))
+        if shared:
+            raise ValueError(
+                f"evaluation.prompts: {len(shared)} of them are training prompts too, e.g. "
+                f"{shared[0]!r}; evaluate on prompts that training never uses"
+            )
+        return self
+
+
+def load_spec(path: Path, overrides: list[str]) -> JobSpec:
+    """Read a YAML file, apply `dotted.key=value` overrides, and check the whole.
+
+    A model that is a local folder becomes an absolute path, prompt files become their lines: the
+    result means the same wherever it is run.
+
+    Raises:
+        InvalidRequest: one line for each thing wrong, naming key, value and the way out.
+    """
+    if not path.is_file():
+        raise InvalidRequest(f"no job spec at {str(path)!r}")
+    for override in overrides:
+        if "=" not in override:
+            raise InvalidRequest(f"override {override!r} is not of the form dotted.key=value")
+    try:
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise InvalidRequest(f"{path}: a job spec is a mapping of keys to values")
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
+        values: Any = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        raise InvalidRequest(f"{path}: {' '.join(str(error).split())}") from None
+    model = values.get("model")
+    if isinstance(model, str) and Path(model).is_dir():
+        values["model"] = str(Path(model).absolute())
+    try:
+        return JobSpec.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(_explain(problem) for problem in error.errors())
+        raise InvalidRequest(
+            f"{path}:\n{problems}" if "\n" in problems else f"{path}: {problems}"
+        ) from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"] if part != "function-before")
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("missing", "value_error"):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (got {problem['input']!r:.100})"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    nested: dict[str, type[BaseModel]] = {
+        "algorithm": DDPOConfig,
+        "lora": LoraConfig,
+        "evaluation": EvaluationSpec,
+        "rewards": RewardSpec,
+    }
+    model: type[BaseModel] = JobSpec
+    for part in location:
+        model = nested.get(str(part), model)
+    return sorted(model.model_fields)
