@@ -1,0 +1,7 @@
+"""Fixtures shared by all tests; each comes from the module named after what it starts."""
+
+pytest_plugins = (
+    "tests.fixtures.redis",
+    "tests.fixtures.service",
+    "tests.fixtures.stack",
+)

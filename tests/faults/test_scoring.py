@@ -1,0 +1,225 @@
+"""The queue's promise: every sample ends in its true score or an error, whatever dies."""
+
+import io
+import signal
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from salon.errors import SalonError
+from tests.fixtures.stack import wait_until
+from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.queue_scorer import QueueScorer
+
+
+def photos(count, seed=0):
+    """Noise of different strength, so that every image has its own size."""
+    random = np.random.default_rng(seed)
+    strength = np.linspace(1, 127, count)[:, None, None, None]
+    return (128 + strength * random.uniform(-1, 1, (count, 32, 32, 3))).round().astype(np.uint8)
+
+
+def kilobytes(images):
+    sizes = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=95)
+        sizes.append(len(buffer.getvalue()) / 1000)
+    return np.array(sizes)
+
+
+WEIGHTS = {"jpeg_compressibility": 1.0, "jpeg_incompressibility": 0.5}
+
+
+class Harness:
+    def __init__(self, stack, deadline=60.0, settings=None, weights=WEIGHTS):
+        self.notes = []
+        self.interrupt = Interrupt()
+        self.scorer = QueueScorer(
+            stack.app,
+            stack.redis,
+            settings or stack.settings,
+            weights=weights,
+            on_reward_error="fail",
+            deadline_seconds=deadline,
+            interrupt=self.interrupt,
+            on_waiting=self.notes.append,
+        )
+
+    def submit(self, images):
+        return self.scorer.submit(images, ["a prompt"] * len(images))
+
+
+@pytest.fixture
+def harness(stack):
+    made = Harness(stack)
+    yield made
+    made.scorer.close()
+
+
+def assert_scored(future, images, seconds=60):
+    batch = future.result(timeout=seconds)
+    size = kilobytes(images)
+    np.testing.assert_allclose(batch.per_reward["jpeg_compressibility"], -size, rtol=1e-12)
+    np.testing.assert_allclose(batch.per_reward["jpeg_incompressibility"], size, rtol=1e-12)
+    np.testing.assert_allclose(batch.total, -0.5 * size, rtol=1e-12)
+    assert batch.valid.all()
+    assert batch.errors == ()
+
+
+def test_many_batches_at_once_are_scored_each_in_its_order(stack, harness):
+    stack.start("jpeg", "scoring")
+    batches = [photos(7, seed) for seed in range(12)]
+    futures = [harness.submit(images) for images in batches]
+    for future, images in zip(futures, batches, strict=True):
+        assert_scored(future, images)
+    # The worker tidies up after it has replied.
+    wait_until(lambda: not stack.redis.keys("salon:blob:*"), "no blob is left")
+    wait_until(lambda: not stack.redis.keys("salon:attempts:*"), "no attempt is counted")
+
+
+def test_a_batch_larger_than_a_message_is_split_and_put_together(stack):
+    small = stack.settings.model_copy(update={"max_message_bytes": 64 * 1024})
+    harness = Harness(stack, settings=small)
+    stack.start("jpeg", "scoring")
+    images = photos(70)  # 3 KiB each: at most 20 in a message
+    assert_scored(harness.submit(images), images)
+    harness.scorer.close()
+
+
+def test_kill_of_the_scoring_worker_in_mid_batch_loses_nothing(stack, harness):
+    stack.start("jpeg", "scoring")
+    warm = photos(2)
+    assert_scored(harness.submit(warm), warm)
+    stack.signal("jpeg", signal.SIGSTOP)  # holds the batch in the service
+    images = photos(5)
+    future = harness.submit(images)
+    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    stack.kill("scoring")
+    stack.signal("jpeg", signal.SIGCONT)
+    assert not future.done()
+    assert_scored(future, images)
+
+
+def test_kill_of_one_worker_child_in_mid_batch_loses_nothing(stack, harness):
+    stack.start("jpeg", "scoring")
+    warm = photos(2)
+    assert_scored(harness.submit(warm), warm)
+    stack.signal("jpeg", signal.SIGSTOP)
+    images = photos(5)
+    future = harness.submit(images)
+    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    for child in psutil.Process(stack.pid("scoring")).children():
+        child.kill()
+    stack.signal("jpeg", signal.SIGCONT)
+    assert_scored(future, images)
+
+
+def test_kill_of_the_service_in_mid_batch_loses_nothing(stack, harness):
+    stack.start("jpeg", "scoring")
+    warm = photos(2)
+    assert_scored(harness.submit(warm), warm)
+    stack.signal("jpeg", signal.SIGSTOP)
+    images = photos(5)
+    future = harness.submit(images)
+    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    stack.kill("jpeg")
+    assert_scored(future, images)
+
+
+def test_restart_of_redis_loses_nothing(stack, harness):
+    stack.start("jpeg", "scoring")
+    batches = [photos(4, seed) for seed in range(8)]
+    futures = [harness.submit(images) for images in batches[:4]]
+    stack.redis_server.stop()
+    stack.redis_server.start()
+    futures += [harness.submit(images) for images in batches[4:]]
+    for future, images in zip(futures, batches, strict=True):
+        assert_scored(future, images)
+
+
+def test_a_batch_waits_for_a_service_that_is_away_and_says_so(stack, harness):
+    stack.start("scoring")
+    images = photos(3)
+    future = harness.submit(images)
+    wait_until(lambda: harness.notes, "a note")
+    target = stack.settings.reward_target
+    wait_until(
+        lambda: (
+            any(f"reward service jpeg_compressibility at {target}" in n for n in harness.notes)
+            or any(f"reward service jpeg_incompressibility at {target}" in n for n in harness.notes)
+        ),
+        "the note names the service",
+    )
+    assert not future.done()
+    stack.start("jpeg")
+    assert_scored(future, images)
+
+
+def test_past_its_deadline_a_batch_fails_and_names_the_service(stack):
+    harness = Harness(stack, deadline=4.0)
+    stack.start("scoring")
+    future = harness.submit(photos(3))
+    with pytest.raises(SalonError, match=f"jpeg_.*{stack.settings.reward_target}.*"):
+        future.result(timeout=60)
+    harness.scorer.close()
+
+
+def test_past_its_deadline_with_no_worker_at_all_the_queue_is_named(stack):
+    harness = Harness(stack, deadline=1.0)
+    future = harness.submit(photos(3))
+    with pytest.raises(SalonError, match=r"no worker answered on queue score\.jpeg_"):
+        future.result(timeout=60)
+    harness.scorer.close()
+
+
+def test_a_batch_that_always_takes_down_its_worker_ends_in_an_error(stack, tmp_path):
+    stack.serve("tests.services.faulty", "patient")
+    stack.start("jpeg", "scoring")
+    harness = Harness(stack, weights={"patient": 1.0})
+    metadata = [{"folder": str(tmp_path), "wait": True}]
+    future = harness.scorer.submit(photos(1), ["x"], metadata)
+    for attempt in (1, 2, 3):
+        wait_until((tmp_path / "x.began").exists, f"attempt {attempt}")
+        (tmp_path / "x.began").unlink()
+        for child in psutil.Process(stack.pid("scoring")).children():
+            child.kill()
+    with pytest.raises(SalonError, match=r"took down its worker or its service.* 3 times"):
+        future.result(timeout=60)
+    (tmp_path / "go").touch()
+    assert not (tmp_path / "x.began").exists()
+    harness.scorer.close()
+
+
+def test_a_service_that_hangs_for_a_while_costs_nothing_but_time(stack, harness):
+    stack.start("jpeg", "scoring")
+    warm = photos(2)
+    assert_scored(harness.submit(warm), warm)
+    stack.signal("jpeg", signal.SIGSTOP)
+    images = photos(5)
+    future = harness.submit(images)
+    wait_until(lambda: any("DEADLINE_EXCEEDED" in note for note in harness.notes), "a note")
+    assert not future.done()
+    stack.signal("jpeg", signal.SIGCONT)
+    assert_scored(future, images)
+
+
+def test_closing_forgets_what_is_pending(stack):
+    harness = Harness(stack)
+    future = harness.submit(photos(3))
+    harness.scorer.close()
+    with pytest.raises(SalonError, match="closed"):
+        future.result(timeout=0)
+    assert stack.redis.keys("salon:blob:*") == []
+
+
+def test_an_interrupt_ends_the_wait(stack, harness):
+    future = harness.submit(photos(3))
+    harness.interrupt.set(Cause.CANCELLED)
+    with pytest.raises(Interrupted):
+        future.result(timeout=10)
+    with pytest.raises(Interrupted):
+        harness.submit(photos(3))
+    wait_until(lambda: not stack.redis.keys("salon:blob:*"), "no blob is left")

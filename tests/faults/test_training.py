@@ -1,0 +1,266 @@
+"""A job's promise: it ends, once, with the result it would have had, whatever dies meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from salon.jobs import JobState, JobStore
+from tests.fixtures.stack import wait_until
+from trainer.checkpoints import Checkpoints
+from trainer.run_folder import RunFolder
+from trainer.tracking import read_metrics
+
+TIMED = ("time", "seconds", "per_second", "wait")
+
+
+@pytest.fixture
+def store(stack):
+    return JobStore(stack.redis)
+
+
+def events(store, job, kind):
+    return [event.data for event in store.events(job) if event.kind == kind]
+
+
+def iterations(store, job):
+    return [data["iteration"] for data in events(store, job, "iteration")]
+
+
+def wait_for_iteration(store, job, number):
+    wait_until(lambda: number in iterations(store, job), f"iteration {number}", 120)
+
+
+def wait_for_end(store, job, seconds=180):
+    wait_until(lambda: store.get(job).state.final, f"{job} is over", seconds)
+    return store.get(job)
+
+
+def result(stack, job):
+    """All that an exact resume must not change: the weights, and each iteration's numbers."""
+    folder = stack.settings.runs_dir / job
+    metrics = [
+        {key: value for key, value in entry.items() if not any(word in key for word in TIMED)}
+        for entry in read_metrics(RunFolder(folder, fence=lambda: None))
+    ]
+    weights = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    return metrics, {name: array.tobytes() for name, array in weights.items()}
+
+
+def assert_same_result(stack, job, reference):
+    metrics, weights = result(stack, job)
+    reference_metrics, reference_weights = result(stack, reference)
+    assert metrics == reference_metrics
+    assert weights == reference_weights
+
+
+def test_a_job_survives_the_death_of_every_part(stack, store, submit):
+    """One run through all the deaths equals, bit for bit, one through none of them."""
+    stack.start()
+    reference = submit()
+    assert wait_for_end(store, reference).state is JobState.SUCCEEDED
+
+    job = submit()
+    wait_for_iteration(store, job, 1)
+    stack.kill("scoring")
+    wait_for_iteration(store, job, 2)
+    stack.kill("jpeg")
+    wait_for_iteration(store, job, 4)
+    stack.trainer().kill()
+    wait_until(lambda: store.get(job).attempts == 2, "the second attempt")
+    wait_for_iteration(store, job, 12)
+    stack.redis_server.stop()
+    stack.redis_server.start()
+    wait_for_iteration(store, job, 15)
+    stack.kill("training")  # and its trainer
+    assert wait_for_end(store, job).state is JobState.SUCCEEDED
+
+    record = store.get(job)
+    assert (record.attempts, record.token) == (3, 3)
+    assert_same_result(stack, job, reference)
+    metrics, _ = result(stack, job)
+    assert [entry["iteration"] for entry in metrics] == list(range(1, 41))
+    assert all(entry["samples"] == 8 and entry["dropped"] == 0 for entry in metrics)
+    # No image of 32x32 pixels has a JPEG of less than its headers: a score of 0 was made up.
+    assert all(entry["reward_mean"] + 4 * entry["reward_std"] < -0.3 for entry in metrics)
+    wait_until(lambda: not stack.redis.keys("salon:blob:*"), "no blob is left", 10)
+
+
+def test_a_stopped_worker_hands_its_job_on_without_loss(stack, store, submit):
+    """SIGTERM, as from `salon down` or a node that drains, costs no attempt."""
+    stack.start()
+    reference = submit(checkpoint_every=100)
+    wait_for_end(store, reference)
+    job = submit(checkpoint_every=100)
+    wait_for_iteration(store, job, 2)
+    stack.remove("training")
+    assert stack.trainer() is None
+    record = store.get(job)
+    assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    stack.start("training")
+    assert wait_for_end(store, job).state is JobState.SUCCEEDED
+    assert_same_result(stack, job, reference)
+    assert iterations(store, job) == list(range(1, 41))
+
+
+def test_a_trainer_that_slept_through_its_lease_writes_nothing_more(stack, store, submit):
+    """The worker dies, its child does not, sleeps, and wakes when another has taken over."""
+    stack.start()
+    reference = submit()
+    wait_for_end(store, reference)
+    job = submit()
+    wait_for_iteration(store, job, 2)
+    sleeper = stack.trainer()
+    sleeper.send_signal(signal.SIGSTOP)
+    # Alone, not its group: this is the worker on a host where nobody reaps its children.
+    os.kill(stack.pid("training"), signal.SIGSTOP)
+    other = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "celery", "-A", "workers", "worker", "-n", "other@%h"),
+            *("-Q", "train", "-P", "threads", "-c", "1", "--loglevel", "INFO"),
+        ],
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: store.get(job).token == 2, "another worker takes over")
+        sleeper.send_signal(signal.SIGCONT)
+        wait_until(lambda: not _lives(sleeper), "the replaced trainer is gone")
+        assert wait_for_end(store, job).state is JobState.SUCCEEDED
+    finally:
+        other.terminate()
+        other.wait(30)
+    assert_same_result(stack, job, reference)
+
+
+def test_a_trainer_goes_on_when_only_its_worker_dies(stack, store, submit):
+    stack.start("jpeg", "scoring")
+    worker = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "celery", "-A", "workers", "worker", "-n", "lone@%h"),
+            *("-Q", "train", "-P", "threads", "-c", "1", "--loglevel", "INFO"),
+        ],
+        start_new_session=True,
+    )
+    try:
+        job = submit()
+        wait_for_iteration(store, job, 1)
+        worker.kill()
+        worker.wait()
+        stack.start("training")
+        assert wait_for_end(store, job).state is JobState.SUCCEEDED
+    finally:
+        worker.kill()
+        if orphan := stack.trainer():
+            orphan.kill()
+    assert store.get(job).token == 1
+    assert iterations(store, job) == list(range(1, 41))
+
+
+def test_a_job_that_waits_behind_another_loses_no_attempt_to_restarts(stack, store, submit):
+    stack.start()
+    first, second = submit(iterations=10_000), submit()
+    wait_for_iteration(store, first, 1)
+    for _ in range(2):
+        stack.remove("training")
+        assert store.get(first).attempts == store.get(second).attempts == 0
+        stack.start("training")
+        wait_until(lambda: JobState.RUNNING in states(store, first, second), "one of them runs")
+    store.cancel(first)
+    assert wait_for_end(store, second).state is JobState.SUCCEEDED
+
+
+def states(store, *jobs):
+    return [store.get(job).state for job in jobs]
+
+
+def test_a_job_that_kills_every_trainer_fails_with_the_reason(stack, store, submit):
+    stack.start()
+    job = submit()
+    for attempt in (1, 2, 3):
+        wait_until(lambda a=attempt: store.get(job).attempts == a, f"attempt {attempt}")
+        wait_until(stack.trainer, "a trainer").kill()
+    record = wait_for_end(store, job)
+    assert record.state is JobState.FAILED
+    assert "gave up after 3 attempts" in record.reason
+    assert "SIGKILL" in record.reason
+
+
+def test_a_running_job_is_cancelled_between_steps(stack, store, submit):
+    stack.start()
+    job = submit(iterations=10_000)
+    wait_for_iteration(store, job, 1)
+    assert store.cancel(job) == "requested"
+    record = wait_for_end(store, job)
+    assert (record.state, record.reason) == (JobState.CANCELLED, "cancelled by the user")
+    wait_until(lambda: stack.trainer() is None, "the trainer is gone")
+
+
+def test_a_job_waits_for_its_service_says_so_and_goes_on(stack, store, submit):
+    stack.start("scoring", "training")
+    job = submit(iterations=2)
+    told = wait_until(lambda: events(store, job, "waiting"), "the job says that it waits", 90)
+    assert f"reward service jpeg_compressibility at {stack.settings.reward_target}" in str(told)
+    assert store.get(job).state is JobState.RUNNING
+    stack.start("jpeg")
+    assert wait_for_end(store, job).state is JobState.SUCCEEDED
+
+
+def test_a_job_whose_service_stays_away_fails_and_names_it(stack, store, submit):
+    stack.start("scoring", "training")
+    job = submit(reward_deadline_seconds=3)
+    record = wait_for_end(store, job)
+    assert record.state is JobState.FAILED
+    assert "jpeg_compressibility" in record.reason
+    assert stack.settings.reward_target in record.reason
+
+
+def test_a_cancelled_job_does_not_wait_for_its_service(stack, store, submit):
+    stack.start("scoring", "training")
+    job = submit()
+    wait_until(lambda: events(store, job, "waiting"), "the job waits", 90)
+    store.cancel(job)
+    assert wait_for_end(store, job, 30).state is JobState.CANCELLED
+
+
+def test_a_model_that_is_not_there_fails_the_job_in_one_line(stack, store, submit):
+    stack.start()
+    job = submit(model="/nowhere/at-all")
+    record = wait_for_end(store, job)
+    assert record.state is JobState.FAILED
+    assert "/nowhere/at-all" in record.reason
+    assert "\n" not in record.reason
+    assert record.attempts == 1
+
+
+def test_a_full_disk_fails_the_job_and_leaves_no_half_written_file(stack, store, submit):
+    runs = stack.settings.runs_dir
+    runs.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(runs)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        stack.start()
+        job = submit()
+        record = wait_for_end(store, job)
+        assert record.state is JobState.FAILED
+        assert "No space left on device" in record.reason
+        assert "\n" not in record.reason
+        assert not [path for path in (runs / job).rglob("*") if "partial" in path.name]
+        whole = Checkpoints(RunFolder(runs / job, fence=lambda: None), token=1, keep=1).latest()
+        kept = [path.name for path in (runs / job).glob("checkpoints/*")]
+        assert kept == ([f"{whole.iteration:06d}-1"] if whole else [])
+        wait_until(lambda: stack.trainer() is None, "the trainer is gone")
+    finally:
+        stack.stop()
+        subprocess.run(["umount", "-l", str(runs)], check=True)
+
+
+def _lives(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

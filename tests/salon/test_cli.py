@@ -1,0 +1,224 @@
+"""The `salon` command as a user runs it: a process, its output and its exit code."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from tests.fixtures.redis import free_port
+from tests.fixtures.stack import wait_until
+
+SPEC = {
+    "name": "tiny",
+    "model": "nowhere/at-all",
+    "prompts": ["one", "two"],
+    "rewards": [{"name": "jpeg_compressibility"}],
+    "iterations": 3,
+    "algorithm": {"name": "ddpo"},
+    "evaluation": {"prompts": ["six"], "samples": 4},
+}
+
+
+class Salon:
+    """Runs `salon` in a folder of its own, with ports of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.redis_port, self.reward_port = free_port(), free_port()
+        self.environment = os.environ | {
+            "SALON_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+            "SALON_REWARD_TARGET": f"127.0.0.1:{self.reward_port}",
+            "SALON_GRACE_SECONDS": "5",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", "from salon.cli import main; main()", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments):
+        process = self.start(*arguments)
+        process.out, process.err = process.communicate(timeout=120)
+        return process
+
+    def processes(self):
+        """Every living process of this stack, found by its environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("SALON_REDIS_URL")
+                if mine == self.environment["SALON_REDIS_URL"]:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture
+def salon(tmp_path):
+    command = Salon(tmp_path)
+    yield command
+    command("down")
+    for process in command.processes():
+        process.kill()
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(SPEC))
+    return path
+
+
+def assert_one_line_error(process, *words):
+    assert process.returncode == 1, process.out + process.err
+    assert len(process.err.strip().splitlines()) == 1, process.err
+    for word in words:
+        assert word in process.err
+
+
+def test_a_photo_is_scored(salon, jpeg_service, photo, tmp_path):
+    path = tmp_path / "photo.png"
+    picture = Image.open(photo)
+    picture.save(path)
+    reward = "jpeg_incompressibility"
+    done = salon("score", str(path), "--reward", reward, "--target", jpeg_service.target)
+    assert done.returncode == 0, done.err
+    name, answered, score = done.out.split()
+    assert (name, answered) == (str(path), reward)
+    picture.save(tmp_path / "again.jpg", quality=95)
+    assert float(score) == pytest.approx((tmp_path / "again.jpg").stat().st_size / 1000)
+
+
+def test_what_is_no_image_is_an_error_and_the_rest_is_scored(salon, jpeg_service, photo, tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.open(photo).save(good)
+    bad.write_bytes(good.read_bytes()[:500])
+    done = salon("score", str(bad), str(good), "--target", jpeg_service.target)
+    assert done.returncode == 1
+    first, second = done.out.strip().splitlines()
+    assert "ERROR_CODE_" in first
+    assert float(second.split()[-1]) < 0
+
+
+def test_a_file_that_is_not_there_is_named(salon):
+    assert_one_line_error(salon("score", "nowhere.png"), "nowhere.png", "No such file")
+
+
+def test_scoring_without_a_service_says_where_it_looked(salon, photo):
+    assert_one_line_error(salon("score", str(photo)), f"127.0.0.1:{salon.reward_port}")
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["show", "x"], ["watch", "x"], ["cancel", "x"]])
+def test_without_a_stack_the_way_to_start_one_is_named(salon, command):
+    assert_one_line_error(salon(*command), f"127.0.0.1:{salon.redis_port}", "salon up")
+
+
+def test_submitting_without_a_stack_names_the_way_to_start_one(salon, spec):
+    assert_one_line_error(salon("submit", str(spec)), "salon up")
+
+
+def test_a_spec_is_checked_before_anything_else(salon, spec):
+    assert_one_line_error(salon("submit", str(spec), "sead=1"), "sead: unknown key", "seed")
+    assert_one_line_error(salon("run", str(spec), "iterations=x"), "iterations", "'x'")
+    assert salon.processes() == []
+
+
+def test_a_setting_that_cannot_be_used_is_named(salon):
+    salon.environment["SALON_LEASE_SECONDS"] = "soon"
+    assert_one_line_error(salon("jobs"), "SALON_LEASE_SECONDS", "'soon'")
+
+
+@pytest.mark.parametrize("port", ["redis_port", "reward_port"])
+def test_a_port_in_use_is_named_and_nothing_is_started(salon, port):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", getattr(salon, port)))
+        taken.listen()
+        failed = salon("up")
+        assert_one_line_error(failed, f"127.0.0.1:{getattr(salon, port)} is in use")
+    assert salon.processes() == []
+
+
+def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
+    up = salon("up")
+    assert up.returncode == 0, up.err
+    assert {"redis", "jpeg", "scoring", "training"} <= set(up.out.split())
+    assert_one_line_error(salon("up"), "runs already", "salon down")
+
+    submitted = salon("submit", str(spec), "--watch")  # its model is nowhere
+    assert submitted.returncode == 1
+    assert "nowhere/at-all" in submitted.err
+    job = submitted.out.split("submitted ")[1].split()[0]
+    assert "failed" in salon("jobs").out
+    assert "seed: 0" in salon("show", job).out
+    assert "attempt starts" in salon("logs", job).out
+    assert f"{job} is failed" in salon("cancel", job).out
+    assert_one_line_error(salon("show", "nope"), "'nope'")
+
+    assert salon("down").out.strip() == "stopped"
+    assert salon.processes() == []
+    assert salon("down").out.strip() == "no stack was running"
+    assert salon("up").returncode == 0
+    assert job in salon("jobs").out
+
+
+def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
+    assert salon("up").returncode == 0
+    supervisor = next(p for p in salon.processes() if "salon.stack" in p.cmdline())
+    supervisor.kill()
+    wait_until(lambda: not supervisor.is_running(), "the supervisor is gone")
+    assert_one_line_error(salon("up"), "runs already")
+    assert salon("down").out.strip() == "stopped"
+    assert salon.processes() == []
+
+
+@pytest.mark.parametrize("after", [1.5, 8.0])
+def test_ctrl_c_leaves_no_process_and_no_traceback(salon, spec, after):
+    running = salon.start("run", str(spec), "reward_deadline_seconds=50")
+    time.sleep(after)
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out.strip().splitlines()[-1].startswith("stopped by the user")
+    assert err == ""
+    wait_until(lambda: salon.processes() == [], "every process is gone", 30)
+
+
+def test_running_a_job_beside_a_stack_leaves_that_stack_alone(salon, spec):
+    assert salon("up").returncode == 0
+    assert_one_line_error(salon("run", str(spec)), "runs already", "salon down")
+    assert salon("jobs").returncode == 0
+
+
+def test_serving_in_the_foreground_until_told_to_stop(salon, photo):
+    serving = salon.start("serve", "jpeg", "--port", str(salon.reward_port))
+    wait_until(lambda: salon("score", str(photo)).returncode == 0, "it scores")
+    os.killpg(serving.pid, signal.SIGTERM)
+    serving.communicate(timeout=30)
+    assert serving.returncode == 0
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost:x/0"])
+def test_a_url_that_is_none_is_named(salon, url):
+    salon.environment["SALON_REDIS_URL"] = url
+    assert_one_line_error(salon("jobs"), "SALON_REDIS_URL", url)
+
+
+def test_a_state_folder_that_cannot_be_is_named(salon):
+    (salon.folder / "file").write_text("")
+    salon.environment["SALON_STATE_DIR"] = str(salon.folder / "file")
+    assert_one_line_error(salon("up"), "file")

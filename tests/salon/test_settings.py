@@ -1,0 +1,44 @@
+import pytest
+
+from salon.errors import InvalidRequest
+from salon.settings import Settings, load_settings
+
+
+def test_the_environment_is_read(monkeypatch):
+    monkeypatch.setenv("SALON_REWARD_TARGET", "rewards:1234")
+    monkeypatch.setenv("SALON_LEASE_SECONDS", "2.5")
+    settings = load_settings()
+    assert (settings.reward_target, settings.lease_seconds) == ("rewards:1234", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SALON_LEASE_SECONDS", "soon"),
+        ("SALON_JOB_ATTEMPTS", "0"),
+        ("SALON_MAX_MESSAGE_BYTES", "1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequest, match=rf"{name}: .*'{value}'"):
+        load_settings()
+
+
+def test_a_task_must_have_time_left_to_score(monkeypatch):
+    monkeypatch.setenv("SALON_SERVICE_WAIT_SECONDS", "59")
+    with pytest.raises(InvalidRequest, match=r"SERVICE_WAIT_SECONDS.*no time would be left"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["VISIBILITY_TIMEOUT", "RESEND"])
+def test_a_running_task_must_not_be_handed_out_twice(monkeypatch, name):
+    monkeypatch.setenv(f"SALON_{name}_SECONDS", "30")
+    with pytest.raises(InvalidRequest, match=f"{name}_SECONDS.*must exceed.*SCORE_TASK_SECONDS"):
+        load_settings()
+
+
+def test_the_defaults_are_consistent():
+    settings = Settings()
+    assert settings.resend_seconds < settings.visibility_timeout_seconds
+    assert settings.blob_seconds > settings.visibility_timeout_seconds

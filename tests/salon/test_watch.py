@@ -1,0 +1,99 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from salon.jobs import Event, JobState, JobStore
+from salon.lease import acquire
+from salon.watch import Screen, jobs_table, watch
+
+
+def iteration(number, reward, seconds=2.0, total=10):
+    data = {
+        "iteration": number,
+        "iterations": total,
+        "reward_mean": reward,
+        "reward_std": 0.25,
+        "samples_per_second": 32.0,
+        "reward_wait_fraction": 0.125,
+        "reward_wait_seconds": 0.25,
+        "seconds": seconds,
+        "dropped": 0,
+    }
+    return Event(f"{number}-0", "iteration", data)
+
+
+def render(renderable):
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_screen_shows_progress_reward_speed_wait_and_time_left():
+    screen = Screen("tiny-1")
+    screen.feed(Event("0-1", "state", {"state": "running", "owner": "host:1", "attempt": 1}))
+    for number in range(1, 5):
+        screen.feed(iteration(number, reward=-1.0 + number / 10))
+    text = render(screen)
+    assert "tiny-1  running" in text
+    assert "iteration 4/10" in text
+    assert "-0.6000 ± 0.2500" in text
+    assert "32.0" in text
+    assert "12.5% of the time (0.25 s)" in text
+    assert "ETA 0:00:12" in text  # 6 iterations of 2 s
+    assert "▁▃▅█" in text
+
+
+def test_the_curve_fits_its_width_however_long_the_job():
+    screen = Screen("tiny-1")
+    for number in range(1, 1001):
+        screen.feed(iteration(number, reward=float(number), total=1000))
+    curve = screen._curve()
+    assert len(curve) <= 48
+    assert (curve[0], curve[-1]) == ("▁", "█")
+    assert list(curve) == sorted(curve)
+
+
+def test_an_iteration_that_was_run_twice_counts_once():
+    screen = Screen("tiny-1")
+    for number in (1, 2, 3, 2, 3):
+        screen.feed(iteration(number, reward=float(number)))
+    assert len(screen._curve()) == 3
+
+
+def test_a_wait_is_shown_until_it_is_over():
+    screen = Screen("tiny-1")
+    screen.feed(Event("0-1", "waiting", {"text": "waiting for reward service jpeg at host:1"}))
+    assert "waiting for reward service jpeg at host:1" in render(screen)
+    screen.feed(iteration(1, 0.0))
+    assert "host:1" not in render(screen)
+
+
+def test_the_reason_of_a_failure_is_shown():
+    screen = Screen("tiny-1")
+    screen.feed(Event("0-1", "state", {"state": "failed", "reason": "disk [full]"}))
+    assert "failed" in render(screen)
+    assert "disk [full]" in render(screen)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watching_ends_with_the_job(redis_client, terminal):
+    store = JobStore(redis_client)
+    job = store.submit("tiny", {}).id
+    lease = acquire(redis_client, job, "host:1", "/runs/x", 30, 3)
+    lease.emit("stage", {"text": "loading models/x"})
+    lease.emit("iteration", iteration(1, -0.5).data)
+    lease.finish(JobState.SUCCEEDED)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    assert watch(store, job, console).state is JobState.SUCCEEDED
+    text = console.file.getvalue()
+    assert "iteration 1/10" in text
+    assert "succeeded" in text
+    assert ("loading models/x" in text) is not terminal
+
+
+def test_the_table_of_jobs(redis_client):
+    store = JobStore(redis_client)
+    job = store.submit("tiny", {})
+    assert job.id in render(jobs_table([job]))
+    assert "queued" in render(jobs_table([job]))

@@ -1,0 +1,62 @@
+"""Rewards that misbehave as a sample's prompt or metadata tells them to."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from salon.errors import SampleError
+from salon.reward.v1 import reward_pb2
+from services.reward import Reward, Sample, Score
+
+
+class Faulty(Reward):
+    """The mean of the pixels, unless the prompt names a fault."""
+
+    name = "faulty"
+    version = "1"
+    description = "The mean of the pixels."
+    lower_bound = 0.0
+    upper_bound = 255.0
+
+    def score(self, samples: Sequence[Sample]) -> list[float | Score | SampleError]:
+        results = [self._judge(sample) for sample in samples]
+        return (
+            results[:-1] if any(sample.prompt == "one too few" for sample in samples) else results
+        )
+
+    def _judge(self, sample: Sample) -> float | Score | SampleError:
+        mean = float(sample.image.mean())
+        match sample.prompt:
+            case "raise":
+                raise ValueError("secret of the service")
+            case "raise a refusal":
+                raise SampleError(reward_pb2.ERROR_CODE_INVALID_SAMPLE, "not my kind of picture")
+            case "return a refusal":
+                return SampleError(reward_pb2.ERROR_CODE_INVALID_SAMPLE, "not my kind of picture")
+            case "none":
+                return None
+            case "bad details":
+                return Score(mean, {"object": object()})
+            case "details":
+                return Score(mean, {"caption": "a cat", "boxes": [[1, 2], [3, 4.5]], "logit": mean})
+        return float(sample.prompt) if sample.prompt in ("nan", "inf", "-inf") else mean
+
+
+class Patient(Reward):
+    """Says in `metadata.folder` that it began on a sample, then waits there for the word to go on.
+
+    A sample without `wait` is scored at once.
+    """
+
+    name = "patient"
+    version = "1"
+    description = "Always 1."
+    inputs = (reward_pb2.INPUT_IMAGE, reward_pb2.INPUT_PROMPT, reward_pb2.INPUT_METADATA)
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        for sample in samples:
+            folder = Path(sample.metadata["folder"])
+            (folder / f"{sample.prompt}.began").touch()
+            while sample.metadata.get("wait") and not (folder / "go").exists():
+                threading.Event().wait(0.01)
+        return [1.0] * len(samples)

@@ -1,0 +1,127 @@
+"""A Stable Diffusion pipeline small enough for tests: real classes, random weights, 8x8 latents."""
+
+import json
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from trainer.diffusion import Diffusion
+from trainer.scoring import ScoredBatch
+
+MAX_TOKENS = 8
+
+
+def make_tokenizer(folder):
+    printable = [chr(code) for code in range(33, 127)]
+    tokens = [
+        *printable,
+        *(character + "</w>" for character in printable),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(
+        str(folder),
+        model_max_length=MAX_TOKENS,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    )
+
+
+def make_pipeline(folder):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(folder)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        latent_channels=4,
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(4, 8),
+        norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory):
+    """The same pipeline as a folder that diffusers loads."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_pipeline(tmp_path_factory.mktemp("tokenizer")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def diffusion(pipeline_folder):
+    return Diffusion.load(str(pipeline_folder))
+
+
+class BrightnessScorer:
+    """Mean brightness, computed when asked; image 0 of a batch may be refused."""
+
+    def __init__(self):
+        self.submitted = []
+        self.refuse_first = False
+
+    def submit(self, images, prompts, metadata=None):
+        self.submitted.append((images, list(prompts)))
+        scores = images.mean(axis=(1, 2, 3)) / 255
+        valid = np.ones(len(images), dtype=bool)
+        if self.refuse_first:
+            valid[0], scores[0] = False, np.nan
+        future = Future()
+        errors = () if valid.all() else ("sample 0, reward brightness: refused",)
+        future.set_result(ScoredBatch(scores, {"brightness": scores}, valid, errors))
+        return future
+
+
+@pytest.fixture
+def scorer():
+    return BrightnessScorer()

@@ -1,0 +1,58 @@
+"""Per-prompt statistics against a brute-force version."""
+
+import json
+
+import numpy as np
+import pytest
+
+from trainer.ddpo.advantages import PerPromptStatistics
+
+
+def brute_force(history, prompts, rewards, size, minimum, clip):
+    """Advantages from the whole history of (prompt, reward), the last len(rewards) being now."""
+    expected = []
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        kept = [r for p, r in history if p == prompt][-size:]
+        used = kept if len(kept) >= minimum else list(rewards)
+        value = (reward - sum(used) / len(used)) / (np.std(used) + 1e-6)
+        expected.append(max(-clip, min(clip, value)))
+    return np.array(expected)
+
+
+def test_advantages_match_brute_force_over_many_iterations():
+    random = np.random.default_rng(0)
+    statistics = PerPromptStatistics(buffer_size=8, min_count=4, advantage_clip=1.5)
+    history = []
+    clipped = 0
+    for _ in range(12):
+        prompts = [f"prompt {i}" for i in random.integers(0, 5, 11)]
+        rewards = random.normal(3, 2, 11)
+        history += zip(prompts, rewards, strict=True)
+        actual = statistics.advantages(prompts, rewards)
+        expected = brute_force(history, prompts, rewards, 8, 4, 1.5)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+        clipped += np.count_nonzero(np.abs(actual) == 1.5)
+    assert clipped > 0
+    assert max(sum(p == prompt for p, _ in history) for prompt, _ in history) > 8
+
+
+def test_rewards_enter_the_buffer_before_they_are_normalised_by_it():
+    statistics = PerPromptStatistics(buffer_size=4, min_count=2, advantage_clip=10)
+    first = statistics.advantages(["a", "b"], np.array([0.0, 10.0]))
+    np.testing.assert_allclose(first, [-1, 1], rtol=1e-6)  # too few of either: all the batch
+    second = statistics.advantages(["a", "b"], np.array([4.0, 10.0]))
+    assert second[0] == pytest.approx((4 - 2) / (2 + 1e-6))
+    assert second[1] == 0  # no spread at all: nothing to learn, and no division by zero
+
+
+def test_state_survives_json_exactly():
+    random = np.random.default_rng(1)
+    original = PerPromptStatistics(8, 2, 10)
+    original.advantages(["a", "b", "a"], random.normal(size=3))
+    restored = PerPromptStatistics(8, 2, 10)
+    restored.load_state_dict(json.loads(json.dumps(original.state_dict())))
+    assert restored.state_dict() == original.state_dict()
+    rewards = random.normal(size=2)
+    np.testing.assert_array_equal(
+        restored.advantages(["a", "b"], rewards), original.advantages(["a", "b"], rewards)
+    )

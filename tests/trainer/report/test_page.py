@@ -1,0 +1,165 @@
+"""The report in a real browser: it renders, asks nobody for anything, and answers the reader."""
+
+import json
+import shutil
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.fixtures.finished_run import HOSTILE, finished_run
+from trainer.report import write_report
+from trainer.run_folder import RunFolder
+
+SWITCHES = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+
+
+def find_program(name):
+    path = shutil.which(name)
+    if path is None:
+        pytest.fail(
+            f"no {name!r} on this machine, and the report is tested in a real browser: "
+            "apt-get update && apt-get install -y chromium chromium-driver"
+        )
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = find_program("chromium")
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(find_program("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where the report of a run of two rewards lies."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"), fence=lambda: None)
+    run = finished_run(rewards=("brightness", "second"))
+    write_report(folder, run.spec, run.summary, run.before, run.after, run.metrics)
+    return (folder.path / "report.html").as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(address)
+    return browser
+
+
+def shown(page, selector):
+    return [e.is_displayed() for e in page.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def test_it_renders_without_complaint_and_without_a_request(page, address):
+    assert page.find_element(By.TAG_NAME, "h1").text.startswith("brightness rises from")
+    assert page.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    requested = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert requested[0] == address
+    assert [url for url in requested[1:] if not url.startswith("data:image/png;base64,")] == []
+
+
+def test_the_watch_for_complaints_and_requests_sees_them(page):
+    """The check above would be worth nothing if these logs stayed empty whatever happens."""
+    page.execute_script("fetch('http://127.0.0.1:9/x').catch(() => {})")
+    page.execute_async_script("setTimeout(arguments[0], 200)")
+    assert any("Content Security Policy" in entry["message"] for entry in page.get_log("browser"))
+
+
+def test_pictures_have_their_size_and_show_their_pixels(page):
+    sizes = page.execute_script(
+        "return [...document.images].map(i => [i.naturalWidth, i.naturalHeight, i.complete])"
+    )
+    assert sizes == [[16, 16, True]] * 40
+    first = page.find_element(By.CSS_SELECTOR, ".shot img")
+    assert first.value_of_css_property("image-rendering") == "pixelated"
+    assert first.size["width"] > 60
+    assert all(alt for alt in page.execute_script("return [...document.images].map(i => i.alt)"))
+
+
+def test_a_prompt_with_markup_is_text(page):
+    prompt = page.find_elements(By.CSS_SELECTOR, ".prompt")[1]
+    assert prompt.get_property("textContent") == HOSTILE
+    assert page.title == "brighter-1a2b: report"
+    assert page.execute_script("return document.scripts.length") == 1
+    assert page.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+
+
+def test_its_policy_refuses_scripts_that_are_not_its_own(page):
+    page.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'document.title = \"owned\"';"
+        "document.body.append(s)"
+    )
+    assert page.title == "brighter-1a2b: report"
+
+
+def test_one_side_can_be_hidden_and_the_rest_unfolded(page):
+    assert shown(page, ".galleries > ol .shot") == [True] * 32
+    page.find_element(By.CSS_SELECTOR, "label[for=view-after]").click()
+    assert shown(page, ".galleries > ol .shot.before") == [False] * 16
+    assert shown(page, ".galleries > ol .shot.after") == [True] * 16
+    page.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
+    assert shown(page, ".galleries > ol .shot.before") == [True] * 16
+    assert shown(page, ".galleries > ol .shot.after") == [False] * 16
+    assert not any(shown(page, "details .shot"))
+    page.find_element(By.CSS_SELECTOR, "details summary").click()
+    assert shown(page, "details .shot.before") == [True] * 4
+
+
+def test_the_curve_says_its_values_to_pointer_and_keys(page):
+    frame = page.find_element(By.CSS_SELECTOR, "[data-points]")
+    output = frame.find_element(By.TAG_NAME, "output")
+    plot = frame.find_element(By.CSS_SELECTOR, ".plot")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    assert output.text == "iteration 6: 0.800 ± 0.050"
+    left_edge = -plot.size["width"] // 2 + 2
+    ActionChains(page).move_to_element_with_offset(plot, left_edge, 0).perform()
+    assert output.text == "iteration 1: 0.300 ± 0.050"
+    assert frame.find_element(By.CSS_SELECTOR, ".cursor").is_displayed()
+    ActionChains(page).move_to_element(page.find_element(By.ID, "reward-1")).perform()
+    assert output.text == "iteration 6: 0.800 ± 0.050"
+    frame.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert output.text == "iteration 5: 0.700 ± 0.050"
+
+
+def test_it_fits_a_phone(page):
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert page.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+def test_it_has_a_dark_scheme(page):
+    def luminance():
+        colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour[4:-1].split(",")) / 3
+
+    light = luminance()
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    assert light > 200
+    assert luminance() < 60

@@ -1,0 +1,162 @@
+"""The two files of a report, without a browser."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.fixtures.finished_run import HOSTILE, finished_run
+from trainer.evaluation import compare
+from trainer.report import write_report
+from trainer.report.page import render_page
+from trainer.report.results import Result
+from trainer.run_folder import RunFolder
+
+
+def render(run):
+    return render_page(run.spec, run.summary, run.before, run.after, run.metrics)
+
+
+def text_of(page):
+    """What a reader sees, roughly: no markup, no runs of space."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page.split("</style>")[1]).split())
+
+
+def test_the_headline_has_means_effect_and_count():
+    run = finished_run()
+    text = text_of(render(run))
+    entry = run.summary["rewards"]["brightness"]
+    low, high = entry["ci95"]
+    assert re.search(r"brightness rises from 0\.\d+ to 0\.\d+ effect size", text)
+    assert f"+{entry['effect_size']:.2f} [{low:.2f}, {high:.2f}] on 19 images" in text
+
+
+@pytest.mark.parametrize(
+    ("shift", "change"), [(0.5, "rises from"), (-0.5, "falls from"), (0.0, "shows no clear change")]
+)
+def test_a_direction_is_claimed_only_where_the_interval_excludes_zero(shift, change):
+    scores = np.random.default_rng(1).normal(0, 0.1, 40)
+    (result,) = Result.all_of({"rewards": {"r": compare(scores, scores[::-1] + shift)}})
+    assert result.change.startswith(change)
+
+
+def test_every_pair_is_there_and_an_error_is_a_dash():
+    run = finished_run(samples=20)
+    page = render(run)
+    assert page.count("data:image/png;base64,") == 40
+    assert "4 more pairs" in text_of(page)
+    scores = re.findall(r'<span class="score"[^>]*>([^<]*)</span>', page)
+    assert (len(scores), scores.count("—")) == (40, 2)
+
+
+def test_it_stays_bounded_with_many_and_large_pictures():
+    run = finished_run(samples=70, size=300)
+    page = render(run)
+    assert page.count("data:image/png;base64,") == 128
+    assert "the first 64 of 70" in text_of(page)
+    assert 'class="gallery"' in page, "large pictures are not pixelated"
+
+
+def test_nothing_in_it_points_outside():
+    page = render(finished_run())
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", page)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_what_is_shown_is_escaped():
+    page = render(finished_run())
+    assert HOSTILE not in page
+    assert "&lt;img src=x onerror=" in page
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_several_rewards_have_a_section_each_and_their_sum():
+    page = render(finished_run(rewards=("brightness", "second")))
+    assert page.count('id="reward-') == 2
+    assert "1 × brightness + 1 × second , what training maximises" in text_of(page)
+    scores = re.findall(r'<span class="score"[^>]*><small>(\w+)</small>', page)
+    assert scores.count("second") == 40
+
+
+def test_the_resolved_specification_is_in_it_whole():
+    run = finished_run()
+    page = render(run)
+    block = re.search(r"<pre><code>(.*?)</code></pre>", page, re.S).group(1)
+    for entity, character in (("lt", "<"), ("gt", ">"), ("#34", '"'), ("#39", "'"), ("amp", "&")):
+        block = block.replace(f"&{entity};", character)
+    assert yaml.safe_load(block) == run.spec.model_dump(mode="json")
+
+
+def test_without_spread_the_effect_is_not_defined():
+    run = finished_run()
+    run.before.scores["brightness"][:] = 0.25
+    run.summary["rewards"]["brightness"] = compare(
+        run.before.scores["brightness"], run.after.scores["brightness"]
+    )
+    text = text_of(render(run))
+    assert "effect size not defined (no spread before)" in text
+    assert "shows no clear change" in text
+
+
+def test_scores_that_are_all_errors_are_reported_as_such():
+    run = finished_run()
+    run.after.scores["brightness"][:] = np.nan
+    run.summary["rewards"]["brightness"] = compare(
+        run.before.scores["brightness"], run.after.scores["brightness"]
+    )
+    text = text_of(render(run))
+    assert "brightness shows no clear change (— → —)" in text
+    assert "on 0 images" in text
+
+
+def test_absent_and_broken_metrics_leave_their_charts_out():
+    run = finished_run()
+    for entry in run.metrics:
+        del entry["grad_norm"]
+        entry["clip_fraction"] = float("nan")
+    page = render(run)
+    titles = re.findall(r"<figcaption><b>([^<]*)</b>", page)
+    assert titles == ["In training", "In evaluation", "approx_kl", "reward_wait_fraction"]
+    run.metrics.clear()
+    page = render(run)
+    assert re.findall(r"<figcaption><b>([^<]*)</b>", page) == ["In evaluation"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        finished_run(),
+        finished_run(rewards=("brightness", "$second_reward$"), samples=3, iterations=1),
+    ],
+    ids=["one reward", "two rewards, few samples, one iteration"],
+)
+def test_both_files_are_written_and_the_slide_has_something_on_it(tmp_path, run):
+    folder = RunFolder(tmp_path, fence=lambda: None)
+    write_report(folder, run.spec, run.summary, run.before, run.after, run.metrics)
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.png"}
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(run)
+    with Image.open(tmp_path / "report.png") as slide:
+        slide.load()
+        assert (slide.format, slide.size) == ("PNG", (1920, 1080))
+        pixels = np.asarray(slide.convert("RGB"))
+    assert (pixels[:, 0] == 255).all(), "a white margin"
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_writer_that_was_replaced_leaves_nothing(tmp_path):
+    class ReplacedError(Exception):
+        pass
+
+    def fence():
+        raise ReplacedError
+
+    run = finished_run()
+    with pytest.raises(ReplacedError):
+        write_report(
+            RunFolder(tmp_path, fence), run.spec, run.summary, run.before, run.after, run.metrics
+        )
+    assert list(tmp_path.iterdir()) == []

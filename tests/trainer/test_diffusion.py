@@ -1,0 +1,147 @@
+"""Loading, encoding, decoding and saving, against diffusers itself."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+
+from salon.errors import InvalidRequest
+from trainer.diffusion import Diffusion, to_uint8
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def render(pipeline):
+    """Images of the pipeline's own sampler at fixed seeds."""
+    pipeline.set_progress_bar_config(disable=True)
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        module.eval().requires_grad_(False)  # torch picks its attention kernel by this
+    return pipeline(
+        ["a b", "c"],
+        num_inference_steps=3,
+        generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
+        output_type="np",
+    ).images
+
+
+def train_a_little(parameters):
+    """Stand-in for training: move what is trainable."""
+    random = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+
+
+def load_base(folder):
+    return StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, requires_safety_checker=False
+    )
+
+
+def test_embeddings_are_those_of_the_pipeline_and_each_prompt_is_encoded_once(diffusion):
+    prompts = ["a b", "", "c", "a b", "c"]
+    passes = []
+    hook = diffusion.pipeline.text_encoder.register_forward_hook(lambda *_: passes.append(1))
+    embeddings = diffusion.encode(prompts)
+    diffusion.encode(["c", "a b"])
+    hook.remove()
+    assert len(passes) == 3
+    expected, _ = diffusion.pipeline.encode_prompt(prompts, "cpu", 1, False)
+    torch.testing.assert_close(embeddings, expected)
+    assert not embeddings.requires_grad
+
+
+def test_pixels_are_rounded_not_truncated():
+    levels = torch.tensor([10.4, 10.6, 0.2, 254.7])
+    pixels = torch.cat([levels / 255 * 2 - 1, torch.tensor([-3.0, 3.0])])
+    image = to_uint8(pixels.view(1, 1, 1, 6).expand(1, 3, 1, 6))
+    assert image.shape == (1, 1, 6, 3)
+    assert image[0, 0, :, 0].tolist() == [10, 11, 0, 255, 0, 255]
+
+
+def test_decoding_is_that_of_the_pipeline(diffusion):
+    latents = torch.randn(3, *diffusion.latent_shape, generator=torch.Generator().manual_seed(0))
+    images = diffusion.decode(latents)
+    scaled = latents / diffusion.pipeline.vae.config.scaling_factor
+    with torch.no_grad():
+        decoded = diffusion.pipeline.vae.decode(scaled).sample
+    expected = diffusion.pipeline.image_processor.postprocess(decoded, output_type="pil")
+    np.testing.assert_array_equal(images, np.stack([np.asarray(image) for image in expected]))
+
+
+def test_a_trained_unet_is_saved_as_a_folder_that_diffusers_loads(diffusion, tmp_path):
+    trainable = diffusion.trainable()
+    base = render(diffusion.pipeline)
+    train_a_little(trainable)
+    trained = render(diffusion.pipeline)
+    diffusion.save(tmp_path / "model")
+    reloaded = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(render(reloaded), trained)
+    assert np.abs(trained - base).max() > 0.01
+    assert not list((tmp_path / "model").rglob("*.bin"))
+    tokenizer = {path.name for path in (tmp_path / "model" / "tokenizer").iterdir()}
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= tokenizer
+
+
+def test_adapters_are_saved_as_weights_that_diffusers_loads(diffusion, pipeline_folder, tmp_path):
+    base = render(diffusion.pipeline)
+    diffusion.add_lora(rank=2, alpha=6, target_modules=ATTENTION, seed=0)
+    trainable = diffusion.trainable()
+    np.testing.assert_array_equal(render(diffusion.pipeline), base)  # B starts at zero
+    train_a_little(trainable)
+    trained = render(diffusion.pipeline)
+    diffusion.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_lora_weights.safetensors"]
+    pipeline = load_base(pipeline_folder)
+    pipeline.load_lora_weights(tmp_path)
+    np.testing.assert_array_equal(render(pipeline), trained)
+    assert np.abs(trained - base).max() > 0.01
+
+
+def test_only_what_is_trained_has_gradients(diffusion):
+    frozen = [*diffusion.pipeline.vae.parameters(), *diffusion.pipeline.text_encoder.parameters()]
+    assert not any(parameter.requires_grad for parameter in frozen)
+    assert len(diffusion.trainable()) == len(list(diffusion.unet.parameters()))
+    diffusion.add_lora(rank=2, alpha=2, target_modules=ATTENTION, seed=0)
+    assert diffusion.trainable()
+    assert all("lora" in name for name in diffusion.trainable())
+
+
+def test_adapters_depend_on_the_seed_and_leave_the_global_generator_alone(pipeline_folder):
+    def adapters(seed):
+        diffusion = Diffusion.load(str(pipeline_folder))
+        torch.manual_seed(seed + 100)
+        state = torch.get_rng_state()
+        diffusion.add_lora(rank=2, alpha=2, target_modules=ATTENTION, seed=seed % 2)
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([p.detach().flatten() for p in diffusion.trainable().values()])
+
+    assert torch.equal(adapters(0), adapters(2))
+    assert not torch.equal(adapters(0), adapters(1))
+
+
+def test_wrong_target_modules_are_named(diffusion):
+    with pytest.raises(InvalidRequest, match=r"lora\.target_modules \['nowhere'\]"):
+        diffusion.add_lora(rank=2, alpha=2, target_modules=("nowhere",), seed=0)
+
+
+def test_sampling_is_ddim_without_clipping_whatever_sampler_the_model_came_with(diffusion):
+    own = PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1)
+    diffusion.pipeline.scheduler = own
+    scheduler = Diffusion(diffusion.pipeline).scheduler
+    assert isinstance(scheduler, DDIMScheduler)
+    assert scheduler.config.beta_schedule == "scaled_linear"
+    assert not scheduler.config.clip_sample
+    assert diffusion.pipeline.scheduler is own
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(InvalidRequest, match=r"cannot be loaded .* model_index\.json"):
+        Diffusion.load(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(pipeline_folder, tmp_path):
+    pipeline = load_base(pipeline_folder)
+    pipeline.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(InvalidRequest, match="safetensors"):
+        Diffusion.load(str(tmp_path))

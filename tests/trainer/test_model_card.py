@@ -1,0 +1,75 @@
+"""The card beside a saved model, read as the hub reads it and followed as a reader follows it."""
+
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from tests.fixtures.finished_run import finished_run
+from trainer.model_card import write_model_card
+
+JOB = "brighter-1a2b"
+
+
+def write(folder, run):
+    write_model_card(folder, JOB, run.spec, run.summary, run.before, run.after)
+    return ModelCard.load(folder / "README.md")
+
+
+@pytest.mark.parametrize(("lora", "relation"), [(False, "finetune"), (True, "adapter")])
+def test_front_matter_names_a_base_model_of_the_hub(tmp_path, lora, relation):
+    data = write(tmp_path, finished_run(lora=lora, model="CompVis/stable-diffusion-v1-4")).data
+    assert data.base_model == "CompVis/stable-diffusion-v1-4"
+    assert data.base_model_relation == relation
+    assert data.library_name == "diffusers"
+    assert data.pipeline_tag == "text-to-image"
+    assert {"ddpo", "reinforcement-learning"} <= set(data.tags)
+    assert ("lora" in data.tags) == lora
+
+
+def test_a_local_base_model_is_named_in_the_text_alone(tmp_path):
+    card = write(tmp_path, finished_run(model="/models/tiny"))
+    assert card.data.base_model is None
+    assert "`/models/tiny`, fine-tuned with DDPO to maximise\n`brightness`." in card.text
+
+
+def test_rewards_before_and_after_are_a_table(tmp_path):
+    run = finished_run(rewards=("brightness", "second"))
+    card = write(tmp_path, run)
+    entry = run.summary["rewards"]["brightness"]
+    low, high = entry["ci95"]
+    (row,) = re.findall(r"^\| `brightness` \|.*$", card.text, re.M)
+    assert row.endswith(f"| +{entry['effect_size']:.2f} [{low:.2f}, {high:.2f}] | 19 |")
+    assert f"{entry['before']['mean']:.4f} ± {entry['before']['std']:.4f}" in row
+    assert re.search(r"^\| `second` \|.*\| 20 \|$", card.text, re.M)
+
+
+def test_every_hyperparameter_is_listed(tmp_path):
+    run = finished_run(lora=True)
+    card = write(tmp_path, run)
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| `(.*)` \|$", card.text, re.M))
+    assert listed["lora.rank"] == "4"
+    assert float(listed["learning_rate"]) == run.spec.algorithm.learning_rate
+    assert set(type(run.spec.algorithm).model_fields) - {"name", "lora"} <= set(listed)
+
+
+def test_its_picture_is_there(tmp_path):
+    card = write(tmp_path, finished_run(samples=3))
+    (name,) = re.findall(r"!\[.*\]\((.*)\)", card.text)
+    with Image.open(tmp_path / name) as picture:
+        picture.load()
+        assert picture.width == 1200
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+def test_how_to_load_it_works_as_written(tmp_path, diffusion, pipeline_folder, lora):
+    if lora:
+        diffusion.add_lora(rank=2, alpha=2.0, target_modules=["to_q"], seed=0)
+    diffusion.save(tmp_path)
+    card = write(tmp_path, finished_run(lora=lora, model=str(pipeline_folder)))
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    names = {}
+    exec(code.replace("path/to/this/folder", str(tmp_path)), names)
+    assert names["image"].size == (16, 16)
+    assert bool(names["pipeline"].get_active_adapters()) == lora

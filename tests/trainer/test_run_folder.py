@@ -1,0 +1,105 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from salon.lease import LeaseLost
+from trainer.run_folder import RunFolder, RunFolderHeld
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainer.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1]), fence=lambda: None).held(int(sys.argv[2]), 5):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def lost():
+    raise LeaseLost("replaced")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run", fence=lambda: None)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder under token 1."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_file_appears_whole(folder):
+    folder.write_text("a/b.txt", "one")
+    folder.write_text("a/b.txt", "two")
+    assert (folder.path / "a" / "b.txt").read_text() == "two"
+    assert [path.name for path in (folder.path / "a").iterdir()] == ["b.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(folder):
+    folder.write_text("x.txt", "old")
+    with pytest.raises(OSError, match="disk"), folder.file("x.txt") as path:
+        path.write_text("half")
+        raise OSError("disk")
+    assert (folder.path / "x.txt").read_text() == "old"
+    assert [path.name for path in folder.path.iterdir()] == ["x.txt"]
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(folder):
+    for name in ("one", "two"):
+        with folder.folder("model") as path:
+            (path / name).write_text(name)
+            before = [written.name for written in folder.path.glob("model/*")]
+            assert before == ([] if name == "one" else ["one"])
+    assert [path.name for path in folder.path.rglob("*")] == ["model", "two"]
+
+
+def test_a_replaced_writer_changes_nothing(folder):
+    folder.write_text("x.txt", "old")
+    late = RunFolder(folder.path, fence=lost)
+    with pytest.raises(LeaseLost):
+        late.write_text("x.txt", "late")
+    with pytest.raises(LeaseLost), late.folder("model") as path:
+        (path / "weights").write_text("late")
+    assert (folder.path / "x.txt").read_text() == "old"
+    assert [path.name for path in folder.path.iterdir()] == ["x.txt"]
+
+
+def test_an_older_attempt_on_this_host_is_ended_even_when_it_is_stopped(folder, holder):
+    holder.send_signal(signal.SIGSTOP)
+    with folder.held(token=2, wait_seconds=10):
+        assert holder.wait(5) == -signal.SIGKILL
+        assert json.loads((folder.path / ".lock").read_text())["token"] == 2
+
+
+def test_a_newer_attempt_is_not_touched(folder, holder, tmp_path):
+    newer = RunFolder(tmp_path / "run", fence=lambda: None)
+    with pytest.raises(RunFolderHeld, match='"pid"'), newer.held(token=1, wait_seconds=0.5):
+        pytest.fail("two held the folder")
+    assert holder.poll() is None
+
+
+def test_waiting_for_the_lock_ends_when_the_lease_is_lost(folder, holder):
+    start = time.monotonic()
+    with pytest.raises(LeaseLost), RunFolder(folder.path, fence=lost).held(1, wait_seconds=60):
+        pytest.fail("held without a lease")
+    assert time.monotonic() - start < 30
+
+
+def test_what_a_killed_attempt_was_writing_is_removed(folder, tmp_path):
+    (tmp_path / "run" / "checkpoints" / ".000006-1.partial").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".000006-1.partial" / "tensors").write_text("half")
+    (tmp_path / "run" / ".summary.json.partial").write_text("half")
+    folder.write_text("summary.json", "whole")
+    with folder.held(token=2, wait_seconds=1):
+        left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
+    assert left == [".lock", "checkpoints", "summary.json"]

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from salon.errors import InvalidRequest
+from trainer.spec import load_spec
+
+MINIMAL = {
+    "name": "tiny",
+    "model": "some/hub-id",
+    "prompts": ["a cat", "a dog"],
+    "rewards": [{"name": "jpeg_compressibility"}],
+    "iterations": 3,
+    "algorithm": {"name": "ddpo"},
+    "evaluation": {"prompts": ["a bird"]},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_spec(**changes):
+        path = tmp_path / "job.yaml"
+        spec = {key: value for key, value in (MINIMAL | changes).items() if value is not None}
+        path.write_text(yaml.safe_dump(spec))
+        return path
+
+    return write_spec
+
+
+def test_the_defaults_are_the_papers(write):
+    algorithm = load_spec(write(), []).algorithm
+    assert (algorithm.sampling_steps, algorithm.guidance_scale, algorithm.eta) == (50, 5.0, 1.0)
+    assert (algorithm.samples_per_iteration, algorithm.updates_per_iteration) == (256, 4)
+    assert (algorithm.learning_rate, algorithm.weight_decay) == (1e-5, 1e-4)
+    assert (algorithm.clip_range, algorithm.inner_epochs, algorithm.max_grad_norm) == (1e-4, 1, 1.0)
+
+
+def test_overrides_are_typed_and_reach_into_sections(write):
+    overrides = ["seed=7", "algorithm.learning_rate=3e-4", "algorithm.lora.rank=8"]
+    spec = load_spec(write(), overrides)
+    assert (spec.seed, spec.algorithm.learning_rate, spec.algorithm.lora.rank) == (7, 3e-4, 8)
+
+
+def test_a_spec_resolved_once_is_the_same_read_again(write, tmp_path):
+    spec = load_spec(write(), ["seed=3"])
+    path = tmp_path / "resolved.yaml"
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    assert load_spec(path, []) == spec
+
+
+def test_a_prompt_file_becomes_its_lines(write, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# animals\na cat\n\n  a dog \n", encoding="utf-8")
+    assert load_spec(write(prompts=str(prompts)), []).prompts == ["a cat", "a dog"]
+
+
+def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert load_spec(write(model="models/mine"), []).model == str(tmp_path / "models" / "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({}, ["algorithm.learning_rat=1"], "learning_rat: unknown key; did you mean learning_rate"),
+        ({}, ["sead=1"], "sead: unknown key; did you mean seed"),
+        ({}, ["algorithm.lora.rnk=1"], "algorithm.lora.rnk: unknown key; did you mean rank"),
+        ({"rewards": [{"name": "a", "wieght": 2}]}, [], "rewards.0.wieght: unknown key.*weight"),
+        ({}, ["iterations=many"], "iterations: .*valid integer.*'many'"),
+        ({}, ["iterations=0"], r"iterations: .*greater than or equal to 1 \(got 0\)"),
+        ({}, ["algorithm.eta=.nan"], "algorithm.eta: "),
+        ({}, ["algorithm.name=sac"], "algorithm.name: .*'ddpo'"),
+        ({}, ["on_reward_error=zero"], "on_reward_error: .*'fail' or 'drop'"),
+        ({}, ["rewards.0.weight=2"], "rewards|container"),
+        ({}, ["seed"], "'seed' is not of the form dotted.key=value"),
+        ({"iterations": None}, [], "iterations: Field required"),
+        ({"prompts": []}, [], "prompts: "),
+        ({"prompts": "nowhere.txt"}, [], "no prompt file 'nowhere.txt'"),
+        ({"rewards": []}, [], "rewards: "),
+        ({"rewards": [{"name": "a"}, {"name": "a"}]}, [], "each may be listed once"),
+        (
+            {"evaluation": {"prompts": ["a dog", "an owl"]}},
+            [],
+            "training prompts too, e.g. 'a dog'",
+        ),
+        ({}, ["algorithm.samples_per_iteration=10"], "must be a multiple of"),
+    ],
+)
+def test_what_is_wrong_is_named(write, changes, overrides, message):
+    with pytest.raises(InvalidRequest, match=message):
+        load_spec(write(**changes), overrides)
+
+
+def test_all_that_is_wrong_is_named_at_once(write):
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(write(), ["sead=1", "iterations=0", "algorithm.eta=2"])
+    assert all(word in str(raised.value) for word in ("sead", "iterations", "algorithm.eta"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "a: [1\n", "just words", "x: ${nowhere}\n"])
+def test_a_file_that_is_no_spec_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match=str(path)):
+        load_spec(path, [])
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(InvalidRequest, match=r"nowhere\.yaml"):
+        load_spec(Path("nowhere.yaml"), [])
