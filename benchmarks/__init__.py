@@ -1,0 +1,1 @@
+"""What Salon claims about its speed, as programs that measure it."""

@@ -1,0 +1,88 @@
+"""The parts that a score passes through, as processes of their own: Redis, service and worker."""
+
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+
+from salon.connection import connect
+from salon.errors import ServiceUnavailable
+from salon.settings import Settings
+from salon.stack import programs, redis_program
+from salon.supervisor import Supervisor
+
+PARTS = ("redis", "jpeg", "scoring")
+READY_SECONDS = 60.0
+
+
+@contextmanager
+def running_parts() -> Iterator[Settings]:
+    """Start the parts on free ports in a temporary folder, exactly as the local stack starts them.
+
+    They are stopped, and the folder is deleted, however the block ends.
+
+    Yields:
+        Settings that lead to the parts. The worker may need a moment more to take its first task.
+
+    Raises:
+        ServiceUnavailable: a part did not start; the message ends with its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="salon-benchmark-") as name:
+        folder = Path(name)
+        settings = Settings(
+            redis_url=f"redis://127.0.0.1:{_free_port()}/0",
+            reward_target=f"127.0.0.1:{_free_port()}",
+            state_dir=folder,
+            runs_dir=folder / "runs",
+        )
+        supervisor = Supervisor(folder / "logs")
+        try:
+            for program in (redis_program(settings), *programs(settings)):
+                if program.name in PARTS:
+                    environment = {**program.environment, **_environment(settings)}
+                    supervisor.add(replace(program, environment=environment))
+            _await_ready(settings, supervisor)
+            yield settings
+        finally:
+            supervisor.stop()
+
+
+def _await_ready(settings: Settings, supervisor: Supervisor) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    with grpc.insecure_channel(settings.reward_target) as channel:
+        ready = grpc.channel_ready_future(channel)
+        while time.monotonic() < deadline:
+            for child in supervisor.children:
+                if not child.pid:
+                    raise ServiceUnavailable(f"{child.program.name} died: {_last_words(settings)}")
+            try:
+                ready.result(timeout=0.2)
+            except grpc.FutureTimeoutError:
+                continue
+            with connect(settings.redis_url) as client:
+                client.ping()
+            return
+    raise ServiceUnavailable(
+        f"the reward service did not start within {READY_SECONDS:.0f} s: {_last_words(settings)}"
+    )
+
+
+def _last_words(settings: Settings) -> str:
+    files = sorted((settings.state_dir / "logs").glob("*.log"))
+    return "\n".join(f"{file.stem}: {file.read_text(errors='replace')[-500:]}" for file in files)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    values = settings.model_dump(mode="json")
+    return {f"SALON_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
