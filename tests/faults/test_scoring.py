@@ -69,6 +69,18 @@ def assert_scored(future, images, seconds=60):
     assert batch.errors == ()
 
 
+def hold_batch(stack, harness):
+    """A batch that a worker has handed to a service which is stopped in the middle of it."""
+    stack.start("jpeg", "scoring")
+    warm = photos(2)
+    assert_scored(harness.submit(warm), warm)
+    stack.signal("jpeg", signal.SIGSTOP)  # holds the batch in the service
+    images = photos(5)
+    future = harness.submit(images)
+    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    return future, images
+
+
 def test_many_batches_at_once_are_scored_each_in_its_order(stack, harness):
     stack.start("jpeg", "scoring")
     batches = [photos(7, seed) for seed in range(12)]
@@ -90,13 +102,7 @@ def test_a_batch_larger_than_a_message_is_split_and_put_together(stack):
 
 
 def test_kill_of_the_scoring_worker_in_mid_batch_loses_nothing(stack, harness):
-    stack.start("jpeg", "scoring")
-    warm = photos(2)
-    assert_scored(harness.submit(warm), warm)
-    stack.signal("jpeg", signal.SIGSTOP)  # holds the batch in the service
-    images = photos(5)
-    future = harness.submit(images)
-    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    future, images = hold_batch(stack, harness)
     stack.kill("scoring")
     stack.signal("jpeg", signal.SIGCONT)
     assert not future.done()
@@ -104,13 +110,7 @@ def test_kill_of_the_scoring_worker_in_mid_batch_loses_nothing(stack, harness):
 
 
 def test_kill_of_one_worker_child_in_mid_batch_loses_nothing(stack, harness):
-    stack.start("jpeg", "scoring")
-    warm = photos(2)
-    assert_scored(harness.submit(warm), warm)
-    stack.signal("jpeg", signal.SIGSTOP)
-    images = photos(5)
-    future = harness.submit(images)
-    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    future, images = hold_batch(stack, harness)
     for child in psutil.Process(stack.pid("scoring")).children():
         child.kill()
     stack.signal("jpeg", signal.SIGCONT)
@@ -118,13 +118,7 @@ def test_kill_of_one_worker_child_in_mid_batch_loses_nothing(stack, harness):
 
 
 def test_kill_of_the_service_in_mid_batch_loses_nothing(stack, harness):
-    stack.start("jpeg", "scoring")
-    warm = photos(2)
-    assert_scored(harness.submit(warm), warm)
-    stack.signal("jpeg", signal.SIGSTOP)
-    images = photos(5)
-    future = harness.submit(images)
-    wait_until(lambda: stack.redis.keys("salon:attempts:*"), "a worker has the batch")
+    future, images = hold_batch(stack, harness)
     stack.kill("jpeg")
     assert_scored(future, images)
 

@@ -53,6 +53,7 @@ def test_what_a_dead_child_leaves_behind_is_killed(supervisor, tmp_path):
     orphan = psutil.Process(int(wait_until(lambda: log.read_text().strip(), "its child")))
     psutil.Process(child.pid).kill()
     tend_until(supervisor, lambda: not _lives(orphan), "the orphan is gone")
+    assert not _lives(orphan)
 
 
 def test_quick_deaths_are_repeated_more_and_more_slowly(supervisor, tmp_path):
