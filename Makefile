@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-slow lint protos tiny bench soak install clean
+.PHONY: demo test test-slow lint protos tiny bench bench-ddpo soak install clean
 
 install: $(VENV)/installed
 
@@ -18,8 +18,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install  ## start the stack, train for a few minutes, write a report, stop the stack
 	@$(OFFLINE) exec $(BIN)/salon run jobs/ddpo-compressibility-tiny.yaml
 
+# Three at a time on two cores: most tests wait for processes. A file's tests share what they start.
 test: install  ## the whole suite, but for experiments marked slow
-	$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: install
 	$(OFFLINE) $(BIN)/python -m pytest -m slow --timeout 3600
@@ -48,8 +49,17 @@ bench: install  ## speed, beside mosec and LitServe; a quarter of an hour, on a 
 	$(OFFLINE) $(BIN)/python -m benchmarks.serving
 	$(OFFLINE) $(BIN)/python -m benchmarks.scoring
 
+bench-ddpo: install .venv-trl/installed  ## DDPO beside TRL's; half an hour, on a machine with nothing else to do
+	$(OFFLINE) $(BIN)/python -m benchmarks.ddpo
+
+.venv-trl/installed: benchmarks/trl-peer.txt constraints.txt  # TRL wants an environment of its own
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-trl/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/trl-peer.txt
+	touch $@
+
 soak: install  ## 20,000 requests, some poisoned, some cancelled, services killed twice
 	$(OFFLINE) $(BIN)/python -m benchmarks.soak
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) .venv-trl .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -1,13 +1,12 @@
 """The parts that a score passes through, as processes of their own: Redis, service and worker."""
 
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import grpc
 
 from benchmarks.ports import free_port
 from salon.connection import connect
@@ -18,6 +17,7 @@ from salon.supervisor import Supervisor
 
 PARTS = ("redis", "jpeg", "scoring")
 READY_SECONDS = 60.0
+POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -57,20 +57,21 @@ def running_parts(shared_dir: Path | None = None) -> Iterator[Settings]:
 
 
 def _await_ready(settings: Settings, supervisor: Supervisor) -> None:
+    host, _, port = settings.reward_target.rpartition(":")
     deadline = time.monotonic() + READY_SECONDS
-    with grpc.insecure_channel(settings.reward_target) as channel:
-        ready = grpc.channel_ready_future(channel)
-        while time.monotonic() < deadline:
-            for child in supervisor.children:
-                if not child.pid:
-                    raise ServiceUnavailable(f"{child.program.name} died: {_last_words(settings)}")
-            try:
-                ready.result(timeout=0.2)
-            except grpc.FutureTimeoutError:
-                continue
-            with connect(settings.redis_url) as client:
-                client.ping()
-            return
+    while time.monotonic() < deadline:
+        for child in supervisor.children:
+            if not child.pid:
+                raise ServiceUnavailable(f"{child.program.name} died: {_last_words(settings)}")
+        try:
+            # Not a gRPC channel: a Ctrl-C in mid-poll left one that hung while Python ended.
+            socket.create_connection((host, int(port)), timeout=0.2).close()
+        except OSError:
+            time.sleep(POLL_SECONDS)
+            continue
+        with connect(settings.redis_url) as client:
+            client.ping()
+        return
     raise ServiceUnavailable(
         f"the reward service did not start within {READY_SECONDS:.0f} s: {_last_words(settings)}"
     )

@@ -1,5 +1,7 @@
 """How fast images are scored in-process, by gRPC and through the queue, and what DDPO loses by it.
 
+Through the queue the pixels go by Redis, or lie in a shared directory.
+
 `python -m benchmarks.scoring` starts Redis, the jpeg service and a scoring worker as the local
 stack does, measures, and stops them. Its last line is everything it measured, as JSON.
 """
@@ -22,6 +24,7 @@ from benchmarks.machine import describe_machine, versions
 from benchmarks.parts import running_parts
 from benchmarks.photographs import cut_squares, find_photographs
 from benchmarks.rates import ratio, rotated, summarise
+from benchmarks.serving.folders import work_folders
 from benchmarks.tables import show
 from benchmarks.training import measure_training
 from benchmarks.ways import (
@@ -40,7 +43,12 @@ from trainer.spec import JobSpec, load_spec
 
 JOB = Path("jobs/ddpo-compressibility-tiny.yaml")
 BATCH = 8  # images; DDPO's default sample_batch_size. Of 512 x 512 they are 6.3 MB, one message.
-RATIOS = (("grpc", "in_process"), ("queue", "grpc"), ("queue", "in_process"))
+RATIOS = (
+    ("grpc", "in_process"),
+    ("queue", "grpc"),
+    ("queue_by_reference", "grpc"),
+    ("queue", "in_process"),
+)
 IN_FLIGHT = {"one": score_one_by_one, "all": score_overlapped}
 
 
@@ -60,9 +68,10 @@ def measure(rounds: int, images: int, size: int, spec: JobSpec) -> dict[str, Any
     squares = cut_squares(files, images, size)
     batches = [squares[start : start + BATCH] for start in range(0, images, BATCH)]
     load_before = os.getloadavg()
-    with running_parts() as settings:
+    with work_folders() as (_, shared_dir), running_parts(shared_dir) as settings:
         scoring = measure_scoring(settings, rounds, batches)
-        training = measure_training(settings, rounds, spec)
+        through_redis = settings.model_copy(update={"shared_dir": None})
+        training = measure_training(through_redis, rounds, spec)
     return {
         "benchmark": "scoring",
         "reward": {"name": REWARD, "version": VERSION},

@@ -5,7 +5,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-NAMES = {"in_process": "in-process", "grpc": "gRPC", "queue": "queue"}
+NAMES = {
+    "in_process": "in-process",
+    "grpc": "gRPC",
+    "queue": "queue",
+    "queue_by_reference": "by reference",
+}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

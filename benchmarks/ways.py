@@ -1,4 +1,4 @@
-"""Three ways from images to JPEG rewards: a method call, a gRPC call, the queue."""
+"""Ways from images to JPEG rewards: a method call, a gRPC call, the queue."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,11 +70,12 @@ def queue_scorer(settings: Settings) -> Iterator[QueueScorer]:
 
 @contextmanager
 def all_ways(settings: Settings) -> Iterator[dict[str, Submit]]:
-    """Each way by its name, connected."""
+    """Each way by its name, connected; one of them uses the shared directory of `settings`."""
     with (
         ThreadPoolExecutor(WORKERS) as threads,
         RewardClient(settings.reward_target) as client,
-        queue_scorer(settings) as scorer,
+        queue_scorer(settings.model_copy(update={"shared_dir": None})) as scorer,
+        queue_scorer(settings) as sharing,
     ):
 
         def in_process(images: Images) -> Wait:
@@ -83,11 +84,20 @@ def all_ways(settings: Settings) -> Iterator[dict[str, Submit]]:
         def grpc(images: Images) -> Wait:
             return threads.submit(score_by_call, client, images).result
 
-        def queue(images: Images) -> Wait:
-            future = scorer.submit(images, [""] * len(images))
-            return lambda: future.result().per_reward[REWARD]
+        yield {
+            "in_process": in_process,
+            "grpc": grpc,
+            "queue": _through(scorer),
+            "queue_by_reference": _through(sharing),
+        }
 
-        yield {"in_process": in_process, "grpc": grpc, "queue": queue}
+
+def _through(scorer: QueueScorer) -> Submit:
+    def submit(images: Images) -> Wait:
+        future = scorer.submit(images, [""] * len(images))
+        return lambda: future.result().per_reward[REWARD]
+
+    return submit
 
 
 def score_one_by_one(submit: Submit, batches: Sequence[Images]) -> Scores:

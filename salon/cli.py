@@ -23,7 +23,7 @@ from salon.jobs import Job, JobState, JobStore
 from salon.local_services import DEFAULT_REWARDS
 from salon.score_command import score
 from salon.settings import Settings, load_settings
-from salon.tokens import new_token
+from salon.tokens import add_token
 from salon.watch import jobs_table, watch
 
 app = typer.Typer(
@@ -88,11 +88,10 @@ app.command()(score)
 @app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Whose token it is; one word, for the logs.")],
+    file: Annotated[Path, typer.Argument(help="The services' --tokens file, made if need be.")],
 ) -> None:
-    """Make a bearer token for reward services that are started with --tokens FILE."""
-    secret, line = new_token(name)
-    console.print(f"token, for SALON_REWARD_TOKEN   {secret}", soft_wrap=True)
-    console.print(f"line, for the service's file    {line}", soft_wrap=True)
+    """Make a bearer token: its hash is added to FILE, the token itself is printed, once."""
+    typer.echo(add_token(name, file))
 
 
 @app.command()

@@ -23,6 +23,9 @@ _SLICE = reward_pb2.Image.SLICE_FIELD_NUMBER << 3 | _BYTES
 
 _NO_BYTES = memoryview(b"")
 
+UNCOUNTED_BYTES = 1024 * 1024
+"""A request without its images' bytes that is no larger cannot take much memory."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -32,6 +35,12 @@ class Frame:
     samples: int
     shared_file: SharedFile | None = None
     """Where its images' bytes lie, if not in the payload."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload and of the shared file."""
+        shared = self.shared_file.size if self.shared_file is not None else 0
+        return len(self.payload) + shared
 
     def inline(self) -> bytes:
         """The payload with the images' bytes in it.
@@ -108,13 +117,16 @@ def parse(payload: bytes, max_samples: int) -> Received:
 
     Raises:
         google.protobuf.message.DecodeError: the bytes are no ScoreRequest.
-        InvalidRequest: it has more than `max_samples` samples, or too many other fields.
+        InvalidRequest: it has more than `max_samples` samples, or too many other fields, or too
+            much in the samples' metadata.
     """
     try:
         stripped, cut = _strip_request(memoryview(payload), max_samples)
     except _Unusual:
-        check_bounds(payload, max_samples)
+        check_bounds(payload, reward_pb2.ScoreRequest.DESCRIPTOR, "samples", max_samples)
         return _parse_plainly(payload)
+    if len(stripped) > UNCOUNTED_BYTES:
+        check_bounds(stripped, reward_pb2.ScoreRequest.DESCRIPTOR, "samples", max_samples)
     request = reward_pb2.ScoreRequest.FromString(stripped)
     samples = [
         ReceivedSample(message, image, reference)

@@ -71,6 +71,15 @@ return 'held'
 """
 )
 
+# KEYS: record, lease. ARGV: token.
+_CHECK = (
+    _FENCE
+    + """
+if redis.call('EXISTS', KEYS[2]) == 0 then return 'lost' end
+return 'held'
+"""
+)
+
 # KEYS: record, events. ARGV: token, kind, data, most events.
 _EMIT = (
     _FENCE
@@ -128,6 +137,10 @@ class Lease:
     def renew(self) -> bool:
         """Heartbeat. Returns whether the user asked to cancel the job."""
         return self._call(_RENEW, [lease_key(self.job)], [int(self.seconds * 1000)]) == "cancel"
+
+    def check(self) -> None:
+        """Look whether it is renewed, as the processes do that work beside the one that renews."""
+        self._call(_CHECK, [lease_key(self.job)], [])
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Append an event to the job's history."""

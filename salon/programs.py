@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from salon.broker import TRAIN_QUEUE, score_queue
@@ -56,18 +56,38 @@ def _reward_service(settings: Settings, service: LocalService, target: str) -> P
     return Program(service.module, [*command, *service.command_options(settings)], ONE_THREAD)
 
 
-def _workers(settings: Settings, targets: dict[str, str]) -> list[Program]:
+def scoring_workers(targets: Mapping[str, str]) -> dict[str, list[str]]:
+    """The rewards whose queues each scoring worker serves, by the worker's name.
+
+    One for each service: one that hangs holds every process of its worker for as long as a call may
+    take, and the batches of other services must not wait for that.
+
+    Args:
+        targets: host:port by reward.
+    """
+    services: dict[str, list[str]] = {}
+    for reward, target in targets.items():
+        services.setdefault(target, []).append(reward)
+    if len(services) == 1:
+        return {"scoring": list(targets)}
+    return {f"scoring-{rewards[0]}": rewards for rewards in services.values()}
+
+
+def _workers(settings: Settings, targets: Mapping[str, str]) -> list[Program]:
     celery = [sys.executable, "-m", "celery", "-A", "workers", "worker", "--loglevel", "INFO"]
     lean = ["--without-gossip", "--without-mingle"]
     # Without prefetching: a launch that waits behind a busy slot belongs in the queue, for others.
     one_slot = ["-P", "threads", "-c", "1", "--disable-prefetch"]
-    queues = ",".join(score_queue(reward) for reward in targets)
+    two_slots = ["-P", "prefork", "-c", "2"]
     shared = {} if settings.shared_dir is None else {"SALON_SHARED_DIR": str(settings.shared_dir)}
     return [
-        Program(
-            "scoring",
-            [*celery, *lean, "-n", "scoring@%h", "-Q", queues, "-P", "prefork", "-c", "2"],
-            {**ONE_THREAD, **shared, "SALON_REWARD_TARGETS": json.dumps(targets)},
+        *(
+            Program(
+                name,
+                [*celery, *lean, *two_slots, "-n", f"{name}@%h", "-Q", _queues(rewards)],
+                {**ONE_THREAD, **shared, "SALON_REWARD_TARGETS": json.dumps(targets)},
+            )
+            for name, rewards in scoring_workers(targets).items()
         ),
         Program(
             "training",
@@ -76,6 +96,10 @@ def _workers(settings: Settings, targets: dict[str, str]) -> list[Program]:
             grace_seconds=settings.grace_seconds + 5,
         ),
     ]
+
+
+def _queues(rewards: Sequence[str]) -> str:
+    return ",".join(score_queue(reward) for reward in rewards)
 
 
 def redis_program(settings: Settings) -> Program:

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     pending_batches: int = Field(
         256, ge=1, description="Most requests one trainer has in the queue; further ones wait."
     )
+    pending_bytes: int = Field(
+        1024 * MEBIBYTE,
+        ge=1,
+        description="Most bytes of these requests; a larger one waits until it is alone.",
+    )
     score_attempts: int = Field(
         3, ge=1, description="How often one batch may lose its worker or its service."
     )
@@ -84,12 +89,21 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         15.0, gt=0, description="A trainer silent for this long has lost its job."
     )
+    rank_wait_seconds: float = Field(
+        3600.0,
+        gt=0,
+        description="How long the processes of one job wait for each other, as they do while the "
+        "first of them evaluates, before they give up.",
+    )
     job_attempts: int = Field(3, ge=1, description="How often a job may be started in all.")
     debug: bool = Field(
         False, description="Trainers check, in every iteration, what must hold by construction."
     )
     grace_seconds: float = Field(
-        30.0, gt=0, description="How long a process may take to stop after SIGTERM."
+        30.0,
+        gt=0,
+        description="How long a process may take to stop after SIGTERM. A trainer needs that for a "
+        "batch of sampling or a UNet pass of an update, and to write a checkpoint.",
     )
 
     def target(self, reward: str) -> str:

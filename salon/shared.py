@@ -40,6 +40,8 @@ class SharedFile:
     path: Path
     offsets: tuple[int, ...]
     """Where each of the buffers begins."""
+    size: int
+    """Bytes of them all."""
     owner: Owner = field(repr=False)
     """Lives as long as this file is known to its writer."""
 
@@ -138,14 +140,14 @@ class SharedDirectory:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Overloaded(
-                    f"no room for {size} bytes in {self._root}: make it larger, keep fewer batches "
-                    "in flight (SALON_PENDING_BATCHES), or unset SALON_SHARED_DIR"
+                    f"no room for {size} bytes in {self._root}: make it larger, keep fewer bytes "
+                    "in flight (SALON_PENDING_BYTES), or unset SALON_SHARED_DIR"
                 ) from None
             raise SharedFileUnavailable(
                 f"cannot write into {self._root}: {error.strerror}; repair it, or unset "
                 "SALON_SHARED_DIR"
             ) from None
-        return SharedFile(path, tuple(offsets), owner)
+        return SharedFile(path, tuple(offsets), size, owner)
 
     @contextmanager
     def open(self, name: str) -> Iterator[memoryview]:

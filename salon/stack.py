@@ -34,7 +34,7 @@ from salon.local_services import (
     reward_targets,
     service_targets,
 )
-from salon.programs import programs, redis_program
+from salon.programs import programs, redis_program, scoring_workers
 from salon.settings import Settings, load_settings
 from salon.stack_state import is_alive, read_state, state_file, write_state
 from salon.supervisor import POLL_SECONDS, Supervisor
@@ -187,7 +187,8 @@ def _not_ready(settings: Settings, services: Sequence[LocalService]) -> str:
             return service.module
     with create_app(settings) as app:
         answers = {name for reply in app.control.ping(timeout=0.5) for name in reply}
-    for worker in ("scoring", "training"):
+    scoring = scoring_workers(reward_targets(settings, services))
+    for worker in (*scoring, "training"):
         if not any(name.startswith(f"{worker}@") for name in answers):
             return worker
     return ""

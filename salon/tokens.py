@@ -1,18 +1,11 @@
-"""Bearer tokens: made here, kept by the service as hashes alone.
-
-`python -m salon.tokens NAME FILE` makes one: FILE gets its line, the terminal the token, once.
-"""
+"""Bearer tokens: made here, kept by the service as hashes alone."""
 
 import hashlib
 import os
 import secrets
-import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import InvalidRequest
 
 TOKEN_BYTES = 32
 HASH_PREFIX = "sha256:"
@@ -46,22 +39,21 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def main(
-    name: Annotated[str, typer.Argument(help="Whose token it is; one word.")],
-    file: Annotated[Path, typer.Argument(help="The service's file of tokens, made if need be.")],
-) -> None:
-    """Make a token: its hash is added to FILE, the token itself is printed, once."""
-    try:
-        token, line = new_token(name)
-        _append(file, line)
-    except SalonError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(1)
-    typer.echo(token)
+def add_token(name: str, file: Path) -> str:
+    """Make a token and add its line to the service's file of tokens, which is made if need be.
 
+    Args:
+        name: whose token it is; as for `new_token`.
+        file: it gets the hash alone.
 
-def _append(file: Path, line: str) -> None:
-    name = line.rsplit(maxsplit=1)[-1]
+    Returns:
+        The token, which is kept nowhere.
+
+    Raises:
+        InvalidRequest: the name is no single word or has a token there already, or the file cannot
+            be written; it is then as before.
+    """
+    token, line = new_token(name)
     try:
         with open(file, "a+", encoding="utf-8", opener=_open) as lines:
             lines.seek(0)
@@ -76,6 +68,7 @@ def _append(file: Path, line: str) -> None:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InvalidRequest(f"cannot add a token to {file}: {reason}") from None
+    return token
 
 
 def _open(path: str, flags: int) -> int:
@@ -86,9 +79,3 @@ def _open(path: str, flags: int) -> int:
 def _names(text: str) -> set[str]:
     lines = (line.split() for line in text.splitlines())
     return {words[-1] for words in lines if words and words[0].startswith(HASH_PREFIX)}
-
-
-if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()

@@ -32,6 +32,8 @@ class Screen:
         self.state = JobState.QUEUED
         self.reason = ""
         self.note = "waiting for a training worker"
+        self.evaluated = ""
+        self.warnings: list[str] = []
         self._means: dict[str, dict[int, float]] = defaultdict(dict)  # by reward and iteration
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._last: Mapping[str, Any] = {}
@@ -49,6 +51,10 @@ class Screen:
             self._seconds.append(data["seconds"])
             for reward in _rewards(data):
                 self._means[reward][data["iteration"]] = data[f"rewards/{reward}/mean"]
+        elif event.kind == "evaluation":
+            self.evaluated = data["text"]
+        elif event.kind == "warning":
+            self.warnings.append(data["text"])
         elif event.kind in ("stage", "waiting"):
             self.note = data["text"]
 
@@ -92,6 +98,9 @@ class Screen:
         parts: list[RenderableType] = [title]
         if self._last:
             parts += [self._progress(), self._numbers()]
+        if self.evaluated:
+            parts.append(Text(self.evaluated, style="dim"))
+        parts += [Text(warning, style="bold yellow") for warning in self.warnings]
         if self.note:
             parts.append(Text(self.note, style="yellow"))
         if self.reason:

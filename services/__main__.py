@@ -10,10 +10,10 @@ import typer
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
 from salon.images import ImageLimits
+from salon.memory import keep_freed_memory
 from services import flags
 from services.hosting import choose_rewards
 from services.limits import Limits
-from services.memory import keep_freed_memory
 from services.options import ServerOptions, tls_files
 from services.server import serve
 
@@ -46,6 +46,7 @@ def main(
     max_message_bytes: flags.MaxMessageBytes = _LIMITS.max_message_bytes,
     max_samples: flags.MaxSamples = _LIMITS.max_samples,
     max_prompt_bytes: flags.MaxPromptBytes = _LIMITS.max_prompt_bytes,
+    max_metadata_bytes: flags.MaxMetadataBytes = _LIMITS.max_metadata_bytes,
     max_image_side: flags.MaxImageSide = _LIMITS.image.max_side,
     max_image_pixels: flags.MaxImagePixels = _LIMITS.image.max_pixels,
     max_pending: flags.MaxPending = _SERVER.max_pending,
@@ -74,6 +75,7 @@ def main(
                 max_samples,
                 max_message_bytes,
                 max_prompt_bytes,
+                max_metadata_bytes,
                 ImageLimits(max_image_side, max_image_pixels),
             ),
             max_concurrent_calls=max_concurrent_calls,

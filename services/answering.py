@@ -9,7 +9,13 @@ from typing import NoReturn, TypeVar
 import grpc
 import structlog
 
-from salon.errors import RewardFailed, SalonError, SharedFileUnavailable, to_status
+from salon.errors import (
+    DeadlineExceeded,
+    RewardFailed,
+    SalonError,
+    SharedFileUnavailable,
+    to_status,
+)
 from salon.reward.v1 import reward_pb2
 from salon.shared import SharedDirectory
 from services.admission import Admission
@@ -47,33 +53,55 @@ class Answering:
         """By which callers know that they share the directory."""
 
     def answer(
-        self,
-        context: grpc.ServicerContext,
-        handle: Callable[[Call], _Response],
-        method: str,
-        reward: str = "",
+        self, context: grpc.ServicerContext, handle: Callable[[Call], _Response], method: str
     ) -> _Response:
         """Run one call, count it, log it, turn what it raised into a status.
 
         Args:
             context: of the call.
-            handle: does what the call asks for.
+            handle: does what the call asks for, and sets the call's reward once it is known.
             method: for the log.
-            reward: the reward's name, for log and counts; where it is known only once the request
-                has been read, `handle` sets it on the call.
         """
+        with self._counted(context, method) as call:
+            response = handle(call)
+            call.errors = _count_errors(response)
+        return response
+
+    def stream(
+        self,
+        context: grpc.ServicerContext,
+        handle: Callable[[Call], Iterator[_Response]],
+        method: str,
+    ) -> Iterator[_Response]:
+        """As `answer`, for an answer in pieces: the call counts as it was when the last was sent.
+
+        Args:
+            context: of the call.
+            handle: gives the pieces, and sets the call's reward once it is known.
+            method: for the log.
+        """
+        with self._counted(context, method) as call:
+            yield from handle(call)
+
+    @contextmanager
+    def _counted(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
         started = time.monotonic()
         identity = secrets.token_hex(4)
-        call = Call(lambda: given_up(context), logger.bind(method=method, call=identity), reward)
+        call = Call(lambda: given_up(context), logger.bind(method=method, call=identity))
         code = grpc.StatusCode.OK
         try:
             with self._admission.admitted(context):
-                response = handle(call)
+                yield call
             # An answer that nobody waits for is not counted as one.
             call.check_wanted()
         except SalonError as error:
             code = error.grpc_code
             _refuse(context, call, error, started)
+        # gRPC lets go of a stream whose caller has left.
+        except GeneratorExit:
+            code = DeadlineExceeded.grpc_code
+            _log(call, code, started, reason="the caller left before the last piece")
+            raise
         except Exception:
             call.log.exception("call failed", reward=call.reward)
             code = RewardFailed.grpc_code
@@ -81,11 +109,9 @@ class Answering:
             _refuse(context, call, RewardFailed(words), started)
         finally:
             self._metrics.request(call.reward, code.name, call.images, call.image_bytes)
-        errors = _count_errors(response)
         # At a thousand calls a second their lines take a tenth of the throughput.
-        if errors or self._log_calls:
-            _log(call, code, started, errors=errors)
-        return response
+        if call.errors or self._log_calls:
+            _log(call, code, started, errors=call.errors)
 
     @contextmanager
     def opened(self, shared_file: str) -> Iterator[memoryview | None]:

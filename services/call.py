@@ -20,24 +20,24 @@ class Call:
         self,
         given_up: Callable[[], GivenUp | None],
         log: structlog.typing.FilteringBoundLogger,
-        reward: str = "",
     ) -> None:
         """Take all as they are.
 
         Args:
             given_up: why nobody waits any more; None while somebody does.
             log: bound to what identifies the call.
-            reward: the reward's name, if it is known before the request is read.
         """
         self.given_up = given_up
         self.log = log
-        self.reward = reward
-        """For log and counts; whoever reads the request sets it, and the next."""
+        self.reward = ""
+        """Its name, for log and counts; whoever reads the request sets it, and the next."""
         self.samples = 0
         self.images = 0
         """Those read so far."""
         self.image_bytes = 0
         """Of those, as sent or referred to."""
+        self.errors = 0
+        """Samples that ended in one, once all are scored."""
         self._logged: set[str] = set()
 
     def check_wanted(self) -> None:

@@ -127,6 +127,9 @@ MaxSamples = Annotated[
 MaxPromptBytes = Annotated[
     int, Option(min=0, help="Longest prompt, in UTF-8.", rich_help_panel=_LIMITS)
 ]
+MaxMetadataBytes = Annotated[
+    int, Option(min=0, help="Most metadata of a sample, serialized.", rich_help_panel=_LIMITS)
+]
 MaxImageSide = Annotated[
     int, Option(min=1, help="Greatest height and width of an image.", rich_help_panel=_LIMITS)
 ]

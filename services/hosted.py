@@ -13,8 +13,8 @@ from salon.reward.v1 import reward_pb2
 from services.batching import Batcher
 from services.cache import ScoreCache
 from services.call import Call
-from services.isolation import IsolatingScorer
-from services.learned_reward import Instance, LearnedReward
+from services.instance_scoring import InstanceScorer
+from services.learned_reward import LearnedReward
 from services.limits import BatchLimits, Limits
 from services.metrics import Metrics
 from services.reading import SampleReader
@@ -33,7 +33,7 @@ class HostedReward(ABC):
 
     @abstractmethod
     def warm_up(self) -> None:
-        """Score the reward's own example, in the thread that will score from now on.
+        """Score the reward's own example, as calls will be scored from now on.
 
         Raises:
             RewardFailed: it cannot be scored.
@@ -121,10 +121,7 @@ class BatchedReward(HostedReward):
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`."""
         if self._batcher.broken:
-            raise RewardFailed(
-                f"reward {self.reward.name} cannot score even its own example any more; the "
-                "service's log has the traceback"
-            )
+            raise _broken(self.reward)
         return self._batcher.is_stuck()
 
     def cut_off(self) -> None:
@@ -165,12 +162,13 @@ class LearnedHostedReward(HostedReward):
         """Host `reward`; a call is scored in parts of at most `max_batch`."""
         self.reward = self._learned = reward
         self._limits = limits
-        self._max_batch = max_batch
         self._metrics = metrics
         self._held = held
+        self._scorer = InstanceScorer(reward, max_batch, metrics)
 
     def warm_up(self) -> None:
-        """Nothing: it has no instance yet that could score."""
+        """As `HostedReward.warm_up`, as far as that goes without an instance."""
+        self._scorer.warm_up()
 
     def score(
         self, received: Received, call: Call, shared: SharedBytes
@@ -192,7 +190,7 @@ class LearnedHostedReward(HostedReward):
                 self._metrics.queued(self.reward.name, waited)
             reader = SampleReader(self.reward, self._limits, file, call)
             scorer = CallScorer(
-                call, reader, self._held, lambda samples: self._score(instance, samples, call)
+                call, reader, self._held, lambda part: self._scorer.score(instance, part, call)
             )
             outcomes = scorer.score(received.samples)
             return reward_pb2.ScoreResponse(
@@ -200,8 +198,10 @@ class LearnedHostedReward(HostedReward):
             )
 
     def is_stuck(self) -> bool:
-        """Never: calls do not wait for one another's batches, but for an instance, and not long."""
-        return False
+        """As `HostedReward.is_stuck`; a fit may take as long as its steps do."""
+        if self._scorer.broken:
+            raise _broken(self.reward)
+        return self._scorer.is_stuck()
 
     def cut_off(self) -> None:
         """Nobody waits in a queue here."""
@@ -218,23 +218,8 @@ class LearnedHostedReward(HostedReward):
         finally:
             self._metrics.pending(self.reward.name, -samples)
 
-    def _score(
-        self, instance: Instance, samples: Sequence[Sample], call: Call
-    ) -> list[reward_pb2.Outcome]:
-        scorer = IsolatingScorer(self.reward.name, instance.score, self._metrics)
-        outcomes: list[reward_pb2.Outcome] = []
-        for part in self._parts(samples):
-            call.check_wanted()
-            outcomes += scorer.score(part, [call] * len(part))
-        return outcomes
 
-    def _parts(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-        """`samples` in parts of at most the largest batch."""
-        start, cost = 0, 0.0
-        for index, sample in enumerate(samples):
-            extra = self.reward.cost(sample)
-            if index > start and cost + extra > self._max_batch:
-                yield samples[start:index]
-                start, cost = index, 0.0
-            cost += extra
-        yield samples[start:]
+def _broken(reward: Reward) -> RewardFailed:
+    return RewardFailed(
+        f"reward {reward.name} cannot score any more; the service's log has the traceback"
+    )

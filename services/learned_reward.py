@@ -91,6 +91,14 @@ class LearnedReward(Reward):
         """
 
     @abstractmethod
+    def probe(self) -> None:
+        """Do a little of what scoring needs, such as the device, without any instance.
+
+        The server asks for it before it is ready, and when an instance raised on every sample of a
+        batch: what raises then is taken for broken, and the process ends.
+        """
+
+    @abstractmethod
     def fit(self, instance: str, order: FitOrder, wanted: Callable[[], bool]) -> Fitted:
         """Fit an instance, making it first if there is none and `order` builds on no version.
 

@@ -10,12 +10,14 @@ from salon.reward.v1 import reward_pb2
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a call (samples, message) and on a sample (image, prompt)."""
+    """Bounds on a call (samples, message) and on a sample (image, prompt, metadata)."""
 
     max_samples: int = MAX_SAMPLES
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_prompt_bytes: int = 16 * 1024
     """Of the prompt in UTF-8."""
+    max_metadata_bytes: int = 64 * 1024
+    """Of a sample's metadata, as serialized."""
     image: ImageLimits = field(default_factory=ImageLimits)
 
     def message(self, shared_marker: str = "") -> reward_pb2.Limits:

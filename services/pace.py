@@ -17,7 +17,7 @@ class Pace:
         rate = samples / max(seconds, 1e-6)
         self._rate += (rate - self._rate) * (RECENT if self._rate else 1.0)
 
-    def estimate(self, pending: int, scoring: int, seconds: float) -> float:
+    def estimate(self, pending: float, scoring: int, seconds: float) -> float:
         """Seconds that `pending` samples may take, at the rate of late and of this very batch.
 
         Args:

@@ -41,6 +41,13 @@ class SampleReader:
                 f"the prompt is {prompt_bytes} bytes of UTF-8, at most "
                 f"{self._limits.max_prompt_bytes} are accepted: shorten it",
             )
+        metadata_bytes = message.metadata.ByteSize()
+        if metadata_bytes > self._limits.max_metadata_bytes:
+            raise SampleError(
+                reward_pb2.ERROR_CODE_INVALID_SAMPLE,
+                f"the metadata is {metadata_bytes} bytes, at most "
+                f"{self._limits.max_metadata_bytes} are accepted: send less with each sample",
+            )
         self._check_complete(message)
         reference = message.HasField("reference")
         return Sample(

@@ -82,6 +82,9 @@ class Reward(ABC):
     max_batch: ClassVar[float] = 32
     """Most samples, or most of what `cost` counts, in one call of `score`, if nobody says
     --max-batch; a single sample may exceed it."""
+    threads: ClassVar[int] = 1
+    """Most batches scored at once, each by a thread of its own. More than 1 is for a `score` that
+    many threads may call, and that lets go of Python's global lock while it computes on a CPU."""
     max_delay_seconds: ClassVar[float] = 0.0
     """How long a batch that is not full waits for more samples while nothing is being scored."""
 
@@ -104,9 +107,9 @@ class Reward(ABC):
     def score(self, samples: Sequence[Sample]) -> Sequence[float | Score | SampleError]:
         """Score a batch; the images may differ in size, and may be of several callers.
 
-        One thread calls this. It must depend on nothing but the samples: a call may be
-        repeated, and when it raises, the same samples come again in halves, down to one, so that
-        only those that raise alone fail.
+        One thread calls this, unless `threads` allows more. It must depend on nothing but the
+        samples: a call may be repeated, and when it raises, the same samples come again in halves,
+        down to one, so that only those that raise alone fail.
 
         Args:
             samples: at least one.

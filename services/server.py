@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from salon.errors import RewardFailed
-from salon.reward.v1 import learned_reward_pb2_grpc
 from salon.shared import SharedDirectory
 from services.admission import Admission
 from services.answering import Answering
@@ -157,7 +156,7 @@ class RewardServer:
         from services.learned.servicer import LearnedServicer  # noqa: PLC0415
 
         learned = LearnedServicer(self._options.limits, self._answering)
-        learned_reward_pb2_grpc.add_LearnedRewardServiceServicer_to_server(learned, self._server)
+        learned.add_to(self._server)
         return learned
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from salon import frames
 from salon.errors import InvalidRequest
@@ -16,6 +15,7 @@ from services.health import SERVICE
 from services.hosted import HostedReward
 from services.limits import Limits
 from services.named import NamedRewards
+from services.request import read_request
 from services.reward import Reward
 
 
@@ -40,39 +40,39 @@ class RewardServicer:
             return written
 
         handler = grpc.unary_unary_rpc_method_handler
+        # Bytes: they take memory and time once they are read, and so only of who is let in.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "ListRewards": handler(
-                self.ListRewards, reward_pb2.ListRewardsRequest.FromString, write
-            ),
-            "GetReward": handler(self.GetReward, reward_pb2.GetRewardRequest.FromString, write),
-            # Bytes: they take memory and time once they are read, and so only of who is let in.
-            "Score": handler(self.Score, None, write),
+            method.__name__: handler(method, None, write)
+            for method in (self.ListRewards, self.GetReward, self.Score)
         }
         server.add_registered_method_handlers(SERVICE, handlers)
 
     def ListRewards(  # noqa: N802
-        self, _request: reward_pb2.ListRewardsRequest, context: grpc.ServicerContext
+        self, payload: bytes, context: grpc.ServicerContext
     ) -> reward_pb2.ListRewardsResponse:
         """Describe all hosted rewards."""
 
         def describe(_call: Call) -> reward_pb2.ListRewardsResponse:
+            kind = reward_pb2.ListRewardsRequest
+            read_request("ListRewardsRequest", payload, kind.FromString)
             rewards = [self._describe(hosted.reward) for hosted in self._rewards]
             return reward_pb2.ListRewardsResponse(rewards=rewards)
 
-        return self._answering.answer(context, describe, method="ListRewards", reward="")
+        return self._answering.answer(context, describe, method="ListRewards")
 
     def GetReward(  # noqa: N802
-        self, request: reward_pb2.GetRewardRequest, context: grpc.ServicerContext
+        self, payload: bytes, context: grpc.ServicerContext
     ) -> reward_pb2.GetRewardResponse:
         """Describe one reward."""
 
-        def describe(_call: Call) -> reward_pb2.GetRewardResponse:
+        def describe(call: Call) -> reward_pb2.GetRewardResponse:
+            kind = reward_pb2.GetRewardRequest
+            request = read_request("GetRewardRequest", payload, kind.FromString)
+            call.reward = self._rewards.shown(request.reward)
             reward = self._rewards.find(request.reward).reward
             return reward_pb2.GetRewardResponse(reward=self._describe(reward))
 
-        return self._answering.answer(
-            context, describe, method="GetReward", reward=self._rewards.shown(request.reward)
-        )
+        return self._answering.answer(context, describe, method="GetReward")
 
     def Score(  # noqa: N802
         self, payload: bytes, context: grpc.ServicerContext
@@ -93,13 +93,8 @@ class RewardServicer:
         return self._answering.answer(context, score, method="Score")
 
     def _read(self, payload: bytes) -> Received:
-        try:
-            return frames.parse(payload, self._limits.max_samples)
-        except DecodeError as error:
-            raise InvalidRequest(
-                f"the {len(payload)} bytes of the call are no ScoreRequest ({error}): write them "
-                "with the code that protoc makes of reward.proto"
-            ) from None
+        most = self._limits.max_samples
+        return read_request("ScoreRequest", payload, lambda given: frames.parse(given, most))
 
     def _describe(self, reward: Reward) -> reward_pb2.Reward:
         return reward_pb2.Reward(

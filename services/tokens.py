@@ -44,9 +44,7 @@ class Tokens:
                 comes twice, or there is no token in it.
         """
         if not _read(path):
-            raise InvalidRequest(
-                f"tokens file {path} has no token in it: add one with python -m salon.tokens"
-            )
+            raise InvalidRequest(f"tokens file {path} has no token in it: add one with salon token")
         self._hashes = Reloaded([path], lambda: _read_again(path))
 
     def name_of(self, token: str) -> str | None:
@@ -148,7 +146,7 @@ def _read(path: Path) -> dict[str, str]:
         if match is None:
             raise InvalidRequest(
                 f"tokens file {path}, line {number} is not 'sha256:<64 lower-case hex digits> "
-                "<name>': make one with python -m salon.tokens"
+                "<name>': make one with salon token"
             )
         digest, name = match.groups()
         if name in names.values() or digest in names:

@@ -1,6 +1,13 @@
-"""`python -m trainer run JOB --token N`: one attempt at one job, as a training worker starts it."""
+"""`python -m trainer run JOB --token N`: one attempt at one job, as a training worker starts it.
 
+Several processes may share the attempt, started alike but for RANK, WORLD_SIZE and the other
+variables that `accelerate launch` and `torchrun` set: rank 0 keeps the lease, the record and the
+run folder, the others compute.
+"""
+
+import os
 import signal
+import socket
 import sys
 from dataclasses import replace
 from types import FrameType
@@ -13,9 +20,10 @@ from salon import logs
 from salon.connection import connect, connect_once
 from salon.errors import SalonError
 from salon.jobs import Job, JobState, JobStore
-from salon.lease import Lease, LeaseLost
+from salon.lease import Lease, LeaseLost, acquire
+from salon.memory import keep_freed_memory
 from salon.settings import Settings, load_settings
-from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat
+from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.interrupt import Cause, Interrupt, Interrupted
 from trainer.job_log import JobLog
 
@@ -23,6 +31,8 @@ log = structlog.get_logger()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EXIT_OK, EXIT_FAILED = 0, 1
+START_SECONDS = 600.0
+EXIT_RANK_LOST = 76  # the next attempt may well succeed
 
 
 @app.callback()
@@ -37,6 +47,9 @@ def run(
 ) -> None:
     """Run one attempt at JOB; its state, events and logs go to Redis."""
     logs.configure("trainer")
+    keep_freed_memory()
+    rank = int(os.environ.get("RANK", "0"))
+    structlog.contextvars.bind_contextvars(**({"rank": rank} if "RANK" in os.environ else {}))
     settings = load_settings()
     client = connect(settings.redis_url)
     lease = Lease(client, job, token, settings.lease_seconds)
@@ -49,17 +62,16 @@ def run(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, which sends SIGTERM
     # A client that waits out a silence of Redis would outwait the lease.
     impatient = connect_once(settings.redis_url, settings.lease_seconds / 3)
-    heartbeat = Heartbeat(replace(lease, client=impatient), interrupt)
+    own = replace(lease, client=impatient)
+    heartbeat = Heartbeat(own, interrupt) if rank == 0 else LeaseWatch(own)
     try:
         heartbeat.start()
         JobLog(JobStore(impatient), job).attach()
         log.info("attempt starts", token=token)
-        state, reason = _attempt(JobStore(client).get(job), lease, settings, interrupt)
+        state, reason = _attempt(JobStore(client).get(job), lease, settings, interrupt, rank)
         heartbeat.stop()  # before the lease ends: a beat after that would find it lost
-        if state is JobState.QUEUED:
-            lease.release(reason, refund=True)
-        else:
-            lease.finish(state, reason)
+        if rank == 0:
+            _close(lease, state, reason)
         code = EXIT_FAILED if state is JobState.FAILED else EXIT_OK
     except LeaseLost as error:
         log.error("lease lost", reason=str(error))
@@ -67,19 +79,49 @@ def run(
     sys.exit(code)
 
 
+@app.command()
+def take(job: str) -> None:
+    """Take JOB from the queue and print the token for `run`, to start it by hand on several hosts.
+
+    The lease is long enough to start them all; the first beat of rank 0 gives it its usual length.
+    """
+    settings = load_settings()
+    lease = acquire(
+        connect(settings.redis_url),
+        job,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        folder=str(settings.runs_dir.absolute() / job),
+        seconds=START_SECONDS,
+        attempts=settings.job_attempts,
+    )
+    if lease is None:
+        sys.exit(f"{job} is over, or another trainer has it: see `salon show {job}`")
+    print(lease.token)  # noqa: T201 - the answer
+
+
+def _close(lease: Lease, state: JobState, reason: str) -> None:
+    if state is JobState.QUEUED:
+        lease.release(reason, refund=True)
+    else:
+        lease.finish(state, reason)
+
+
 def _attempt(
-    job: Job, lease: Lease, settings: Settings, interrupt: Interrupt
+    job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank: int
 ) -> tuple[JobState, str]:
     """Run the job; returns the state it should now have, and why.
+
+    Ends this process if another one of the attempt is gone: its worker counts that as an attempt.
 
     Raises:
         LeaseLost: nothing may be written for the job any more.
     """
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
+    from trainer.ranks import RankLost  # noqa: PLC0415
 
     try:
-        train(job, lease, settings, interrupt)
+        train(job, lease, settings, interrupt, rank)
     except Interrupted as interrupted:
         log.info("stopped", cause=interrupted.cause.value)
         if interrupted.cause is Cause.CANCELLED:
@@ -87,6 +129,9 @@ def _attempt(
         return JobState.QUEUED, "its worker was stopped"
     except LeaseLost:
         raise
+    except RankLost as error:
+        log.error("attempt ends", reason=str(error))
+        sys.exit(EXIT_RANK_LOST)
     except (SalonError, OSError) as error:
         reason = " ".join(str(error).split())
     except Exception as error:  # whatever it was, the record must say why

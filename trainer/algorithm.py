@@ -32,7 +32,12 @@ class Algorithm(Protocol):
     """One way to train a generator; `trainer.loop` runs it."""
 
     def step(self) -> Metrics:
-        """One iteration: sample, score, update. If it raises while it waits, nothing changed."""
+        """One iteration: sample, score, update.
+
+        Raises:
+            Interrupted: asked to stop; unless it was still waiting, the state is between two
+                iterations, and only what `state_dict` gave before is of use.
+        """
         ...
 
     def preview(self) -> Preview:
@@ -41,6 +46,14 @@ class Algorithm(Protocol):
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Images [N, H, W, 3], each a function of its own prompt and seed."""
+        ...
+
+    def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """[N] divergence of what `generate` does from what it did before training.
+
+        Averaged over all that is drawn for a sample (dimensions, steps), so that models and
+        samplers of different size are comparable.
+        """
         ...
 
     def save(self, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Puts one job together: spec, model, algorithm, scorer, folder; then runs the loop."""
 
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 
 import structlog
 import torch
@@ -15,11 +15,16 @@ from trainer.algorithm import Algorithm
 from trainer.checkpoints import Checkpoints
 from trainer.ddpo.algorithm import DDPO
 from trainer.diffusion import Diffusion
+from trainer.diversity import ImageEmbedder
+from trainer.evaluations import Evaluations
 from trainer.interrupt import Interrupt
 from trainer.loop import Loop
 from trainer.queue_scorer import QueueScorer
+from trainer.ranks import Ranks
 from trainer.reference import read_reference
 from trainer.run_folder import RunFolder
+from trainer.rwr.algorithm import RWR
+from trainer.rwr.config import RWRConfig
 from trainer.scoring import RewardScorer
 from trainer.spec import JobSpec
 from trainer.tracking import Tracker
@@ -28,65 +33,119 @@ from trainer.versions import RewardVersions
 log = structlog.get_logger()
 
 
-def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt) -> None:
-    """Run one attempt at `job` to its end.
+def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank: int) -> None:
+    """Run one attempt at `job` to its end, as one of the processes that share it.
+
+    Args:
+        job: its record.
+        lease: that of the attempt.
+        settings: of this process.
+        interrupt: asks it to stop.
+        rank: of this process; 0 writes the run folder, and holds it, the others but read it.
 
     Raises:
         Interrupted: asked to stop; everything finished is checkpointed.
         LeaseLost: another attempt runs the job now.
+        RankLost: another process of the attempt is gone.
         SalonError, OSError: the job cannot go on; the message says why.
     """
     spec = JobSpec.model_validate(job.spec)
     folder = RunFolder(settings.runs_dir / job.id, fence=lease.renew)
-    with folder.held(lease.token, wait_seconds=4 * settings.lease_seconds):
+    held: AbstractContextManager[None] = nullcontext()
+    if rank == 0:
+        held = folder.held(lease.token, wait_seconds=4 * settings.lease_seconds)
+    with held:
+        # The others wait here until rank 0 holds the folder: nobody else writes it from then on.
+        ranks = Ranks.launched(_device(spec.device), settings.rank_wait_seconds)
+        _train(job.id, spec, folder, ranks, lease, settings, interrupt)
+        ranks.close()
+
+
+def _train(
+    job: str,
+    spec: JobSpec,
+    folder: RunFolder,
+    ranks: Ranks,
+    lease: Lease,
+    settings: Settings,
+    interrupt: Interrupt,
+) -> None:
+    log.info("loading", model=spec.model, ranks=ranks.count)
+    if ranks.first:
         lease.emit("stage", {"text": f"loading {spec.model}"})
-        log.info("loading", model=spec.model)
 
-        references = {
-            reward.name: read_reference(reward.reference)
-            for reward in spec.rewards
-            if reward.reference is not None
-        }
+    references = {
+        reward.name: read_reference(reward.reference)
+        for reward in spec.rewards
+        if reward.reference is not None
+    }
 
-        versions = RewardVersions()
+    versions = RewardVersions()
 
-        def report_wait(text: str) -> None:
-            log.warning(text)
-            lease.emit("waiting", {"text": text})
+    def report_wait(text: str) -> None:
+        log.warning(text)
+        lease.emit("waiting", {"text": text})
 
-        def scorer(rewards: list[str]) -> AbstractContextManager[QueueScorer]:
-            return closing(
-                QueueScorer(
-                    create_app(settings),
-                    connect(settings.redis_url),
-                    settings,
-                    rewards=rewards,
-                    on_reward_error=spec.on_reward_error,
-                    deadline_seconds=spec.reward_deadline_seconds,
-                    interrupt=interrupt,
-                    on_waiting=report_wait,
-                    references=references,
-                    versions=versions,
-                )
+    def scorer(rewards: list[str]) -> AbstractContextManager[QueueScorer]:
+        return closing(
+            QueueScorer(
+                create_app(settings),
+                connect(settings.redis_url),
+                settings,
+                rewards=rewards,
+                on_reward_error=spec.on_reward_error,
+                deadline_seconds=spec.reward_deadline_seconds,
+                interrupt=interrupt,
+                on_waiting=report_wait,
+                references=references,
+                versions=versions,
             )
+        )
 
+    with ExitStack() as stack:
         # Two scorers: that of training does not even know the rewards of evaluation alone.
         trained = [reward.name for reward in spec.rewards]
-        with scorer(trained) as training, scorer(trained + spec.eval_rewards) as evaluation:
-            algorithm = _build(spec, training, settings.debug)
-            checkpoints = Checkpoints(folder, lease.token, spec.keep_checkpoints)
-            loop = Loop(
-                job.id, spec, algorithm, evaluation, folder, checkpoints, interrupt, versions
-            )
-            with Tracker(folder, lease, loop.iteration, spec.iterations) as tracker:
-                loop.run(tracker)
+        training = evaluation = stack.enter_context(scorer(trained))
+        algorithm = _build(spec, training, ranks, interrupt, settings.debug)
+        embedder = None
+        if ranks.first:  # which alone evaluates
+            evaluation = stack.enter_context(scorer(trained + spec.eval_rewards))
+            embedder = _embedder(spec, ranks)
+        checkpoints = Checkpoints(folder, lease.token, spec.keep_checkpoints)
+        evaluations = Evaluations(spec, algorithm, evaluation, folder, embedder, interrupt.check)
+        loop = Loop(
+            job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
+        )
+        tracker = None
+        if ranks.first:
+            tracker = stack.enter_context(Tracker(job, spec, folder, lease, loop.iteration))
+        loop.run(tracker)
 
 
-def _build(spec: JobSpec, scorer: RewardScorer, debug: bool) -> Algorithm:
-    diffusion = Diffusion.load(spec.model, _device(spec.device))
+def _build(
+    spec: JobSpec, scorer: RewardScorer, ranks: Ranks, interrupt: Interrupt, debug: bool
+) -> Algorithm:
+    diffusion = Diffusion.load(spec.model, ranks.device)
+    config = spec.algorithm
+    common = (spec.prompts, spec.rewards, scorer, spec.seed)
+    keep_reference = spec.evaluation.kl and ranks.first  # which alone evaluates
+    if isinstance(config, RWRConfig):
+        return RWR(
+            diffusion, config, *common,
+            ranks=ranks, keep_reference=keep_reference, interrupt=interrupt,
+        )  # fmt: skip
     return DDPO(
-        diffusion, spec.algorithm, spec.prompts, spec.rewards, scorer, spec.seed, debug=debug
-    )
+        diffusion, config, *common,
+        ranks=ranks, keep_reference=keep_reference, interrupt=interrupt, debug=debug,
+    )  # fmt: skip
+
+
+def _embedder(spec: JobSpec, ranks: Ranks) -> ImageEmbedder | None:
+    evaluation = spec.evaluation
+    if evaluation.diversity_model is None:
+        return None
+    device = str(ranks.device)
+    return ImageEmbedder.load(evaluation.diversity_model, device, evaluation.batch_size)
 
 
 def _device(name: str) -> str:

@@ -1,10 +1,14 @@
-"""Checkpoints in a run folder: written aside, renamed, verified by digest, the last few kept."""
+"""Checkpoints in a run folder: written aside, renamed, verified by digest, the last few kept.
+
+A checkpoint is a folder of `tensors.safetensors`, `state.json`, and `SHA256SUMS` of both, which
+`sha256sum --check` reads, too.
+"""
 
 import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from trainer.run_folder import RunFolder
 
 log = structlog.get_logger()
 
+_FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"^(\d{6})-(\d+)$")  # iteration and the token of the attempt that wrote it
 
 
@@ -26,7 +31,7 @@ class Checkpoint:
     iteration: int
     algorithm: State
     loop: dict[str, Any]  # the loop's own counters
-    versions: dict[str, str] = field(default_factory=dict)  # reward -> the version it had
+    versions: dict[str, str]  # reward -> the version it had
 
 
 class Checkpoints:
@@ -51,9 +56,9 @@ class Checkpoints:
                 "algorithm": checkpoint.algorithm["state"],
                 "loop": checkpoint.loop,
                 "versions": checkpoint.versions,
-                "sha256": _digest(path / "tensors.safetensors"),
             }
-            (path / "state.json").write_text(json.dumps(record))
+            (path / "state.json").write_text(json.dumps(record), encoding="utf-8")
+            (path / "SHA256SUMS").write_bytes(_sums(path))
         for old in self._all()[: -self._keep]:
             shutil.rmtree(old)
 
@@ -61,19 +66,14 @@ class Checkpoints:
         """The newest whole checkpoint; a damaged one is named in the log and passed over."""
         for path in reversed(self._all()):
             try:
-                record = json.loads((path / "state.json").read_text())
-                digest = _digest(path / "tensors.safetensors")
+                _verify(path)
             except (OSError, ValueError) as error:
                 log.warning("damaged checkpoint", path=str(path), reason=str(error))
                 continue
-            if digest != record["sha256"]:
-                log.warning("damaged checkpoint", path=str(path), reason="digest differs")
-                continue
+            record = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(path / "tensors.safetensors")
             state = State(tensors=tensors, state=record["algorithm"])
-            # A checkpoint of an older release says nothing of versions.
-            versions = record.get("versions", {})
-            return Checkpoint(record["iteration"], state, record["loop"], versions)
+            return Checkpoint(record["iteration"], state, record["loop"], record["versions"])
         return None
 
     def _all(self) -> list[Path]:
@@ -84,6 +84,21 @@ class Checkpoints:
             if (match := _NAME.match(path.name))
         ]
         return [path for _, _, path in sorted(found)]
+
+
+def _verify(folder: Path) -> None:
+    """Compare both files with their digests.
+
+    Raises:
+        OSError: a file is not there or cannot be read.
+        ValueError: a file is not what was written.
+    """
+    if (folder / "SHA256SUMS").read_bytes() != _sums(folder):
+        raise ValueError("a file is not the one that SHA256SUMS was made of")
+
+
+def _sums(folder: Path) -> bytes:
+    return b"".join(f"{_digest(folder / name)}  {name}\n".encode() for name in _FILES)
 
 
 def _digest(path: Path) -> str:

@@ -1,75 +1,112 @@
-"""A StableDiffusionPipeline taken apart into what reinforcement learning needs of it."""
+"""A Stable Diffusion pipeline taken apart into what reinforcement learning needs of it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from salon.errors import InvalidRequest
-from trainer.seeds import derive_seed
+from trainer.conditioning import Conditioning
+from trainer.lora import ADAPTER, add_lora, has_lora
+from trainer.precision import Precision, autocast, freeze_in
 
-ADAPTER = "default"
+# The safety checker is left out: it blacks out images, which no reward should see. A watermark
+# changes them, too.
+_OPTIONS: dict[Any, dict[str, Any]] = {
+    StableDiffusionPipeline: {"safety_checker": None, "requires_safety_checker": False},
+    StableDiffusionXLPipeline: {"add_watermarker": False},
+}
 
 
 class Diffusion:
     """Prompts in, uint8 images out; the UNet is what training changes, all else is frozen.
 
-    Everything is in fp32: the log-probabilities of reduced precision differ from themselves by
-    more than the clip range.
+    Weights are in fp32, but for those of a UNet that is frozen in reduced precision.
 
     Args:
-        pipeline: of Stable Diffusion 1.x's shape.
+        pipeline: of Stable Diffusion 1.x, 2.x or XL.
         device: where everything runs.
+
+    Attributes:
+        precision: of the UNet's and the VAE's arithmetic, to be set before adapters are added. The
+            text encoders stay at fp32: they see each prompt only once.
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, device: str | torch.device = "cpu"
+        self,
+        pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+        device: str | torch.device = "cpu",
     ) -> None:
         pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
-        for module in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-            # Evaluation mode throughout: dropout would make a step's ratio differ from 1.
-            module.eval()
-            module.requires_grad_(module is pipeline.unet)
+        for module in pipeline.components.values():
+            if isinstance(module, nn.Module):
+                # Evaluation mode throughout: dropout would make a step's ratio differ from 1.
+                module.eval()
+                module.requires_grad_(module is pipeline.unet)
         self.pipeline = pipeline
         self.unet = pipeline.unet
         self.device = torch.device(device)
-        # Latents are not bounded by ±1 as pixels are, hence no clipping of predicted samples.
-        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-        self._embeddings: dict[str, Tensor] = {}
+        self.precision: Precision = "fp32"
+        self._is_xl = isinstance(pipeline, StableDiffusionXLPipeline)
+        self._encoded: dict[str, Conditioning] = {}
 
     @classmethod
     def load(cls, model: str, device: str | torch.device = "cpu") -> Self:
         """Load a diffusers folder, or a model of the hub by its id, from safetensors alone.
 
-        The safety checker is left out: it blacks out images, which no reward should see.
-
         Raises:
-            InvalidRequest: there is no such model, or it is no StableDiffusionPipeline, or its
-                weights are not safetensors.
+            InvalidRequest: there is no such model, or its model_index.json names a pipeline other
+                than those of Stable Diffusion 1.x, 2.x and XL, or its weights are not safetensors.
         """
+        known = {kind.__name__: kind for kind in _OPTIONS}
         try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                model,
-                dtype=torch.float32,
-                use_safetensors=True,
-                safety_checker=None,
-                requires_safety_checker=False,
+            name = DiffusionPipeline.load_config(model)["_class_name"]
+            if name not in known:
+                raise ValueError(f"it is a {name}")
+            kind = known[name]
+            pipeline = kind.from_pretrained(
+                model, dtype=torch.float32, use_safetensors=True, **_OPTIONS[kind]
             )
-        except (OSError, ValueError, TypeError) as error:
+            if pipeline.text_encoder is None:
+                raise ValueError("it has no text_encoder: it refines images, and draws none")
+        except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InvalidRequest(
-                f"model {model!r} cannot be loaded as a StableDiffusionPipeline: {reason}; give a "
+                f"model {model!r} cannot be loaded as a {' or a '.join(known)}: {reason}; give a "
                 "folder that has a model_index.json, or a hub id, with weights in safetensors"
             ) from error
         return cls(pipeline, device)
+
+    def scheduler(self, name: Literal["ddim", "ddpm"]) -> DDIMScheduler | DDPMScheduler:
+        """That scheduler with the noise schedule of the model's own.
+
+        Raises:
+            ValueError: the model's scheduler has no such noise schedule.
+        """
+        config = self.pipeline.scheduler.config
+        if "beta_schedule" not in config:
+            raise ValueError(
+                f"the model's scheduler, {type(self.pipeline.scheduler).__name__}, has no betas: "
+                "neither DDIM nor DDPM can take its place; use a model of Stable Diffusion's kind"
+            )
+        kind = DDIMScheduler if name == "ddim" else DDPMScheduler
+        # Latents are not bounded by ±1 as pixels are, hence no clipping of predicted samples.
+        return kind.from_config(config, clip_sample=False, thresholding=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -77,67 +114,77 @@ class Diffusion:
         config = self.unet.config
         return config.in_channels, config.sample_size, config.sample_size
 
-    @property
-    def has_lora(self) -> bool:
-        """Whether training changes adapters rather than the UNet's own weights."""
-        return ADAPTER in getattr(self.unet, "peft_config", {})
-
     def add_lora(
         self, *, rank: int, alpha: float, target_modules: Sequence[str], seed: int
     ) -> None:
-        """Freeze the UNet and put a trainable low-rank adapter on its linear layers.
-
-        Raises:
-            InvalidRequest: no layer of the UNet is called as `target_modules` says.
-        """
-        self.unet.requires_grad_(False)
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            target_modules=list(target_modules),
-            init_lora_weights="gaussian",
-        )
-        # peft draws from the global generators; lend it forked ones that depend on the seed alone.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(seed, "lora"))
-            try:
-                self.unet.add_adapter(config, adapter_name=ADAPTER)
-            except ValueError as error:
-                raise InvalidRequest(
-                    f"lora.target_modules {list(target_modules)}: {error}"
-                ) from error
+        """Freeze the UNet, in the precision set, and give it adapters; see `trainer.lora`."""
+        freeze_in(self.unet, self.precision)
+        add_lora(self.unet, rank=rank, alpha=alpha, target_modules=target_modules, seed=seed)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, of those that training changes, in a fixed order."""
         return {name: p for name, p in self.unet.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """[N, L, D] text embeddings; the text encoder sees each distinct prompt once.
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Of N prompts; the text encoders see each distinct prompt once.
 
-        It sees it alone: rounding depends on the batch, and a resumed run forms other batches.
+        They see it alone: rounding depends on the batch, and a resumed run forms other batches.
         """
-        for prompt in set(prompts) - self._embeddings.keys():
-            self._embeddings[prompt], _ = self.pipeline.encode_prompt(
-                prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        for prompt in set(prompts) - self._encoded.keys():
+            encoded = self.pipeline.encode_prompt(
+                prompt=prompt,
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
             )
-        return torch.cat([self._embeddings[prompt] for prompt in prompts])
+            if self._is_xl:
+                self._encoded[prompt] = Conditioning(encoded[0], encoded[2], self._time_ids())
+            else:
+                self._encoded[prompt] = Conditioning(encoded[0])
+        return Conditioning.cat([self._encoded[prompt] for prompt in prompts])
+
+    def _time_ids(self) -> Tensor:
+        """[1, 6] fp32: an image of full size, not cropped, as the pipeline asks for by default."""
+        side = self.unet.config.sample_size * self.pipeline.vae_scale_factor
+        return torch.tensor([[side, side, 0, 0, side, side]], device=self.device).float()
+
+    def unconditional(self) -> Conditioning:
+        """Of one sample: what classifier-free guidance takes for no prompt.
+
+        The empty prompt, or where Stable Diffusion XL was trained so, zeros.
+        """
+        empty = self.encode([""])
+        if empty.pooled is None or not self.pipeline.config.force_zeros_for_empty_prompt:
+            return empty
+        return Conditioning(
+            torch.zeros_like(empty.embeddings), torch.zeros_like(empty.pooled), empty.time_ids
+        )
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Latents [N, C, h, w] to images uint8 [N, H, W, 3]."""
-        scaled = latents / self.pipeline.vae.config.scaling_factor
-        return to_uint8(self.pipeline.vae.decode(scaled, return_dict=False)[0])
+        """Latents fp32 [N, C, h, w] to images uint8 [N, H, W, 3]."""
+        vae = self.pipeline.vae
+        scaled = latents / vae.config.scaling_factor
+        deviation = getattr(vae.config, "latents_std", None)
+        if self._is_xl and deviation is not None:
+            mean = latents.new_tensor(vae.config.latents_mean).view(1, -1, 1, 1)
+            scaled = scaled * latents.new_tensor(deviation).view(1, -1, 1, 1) + mean
+        # Stable Diffusion XL's own VAE overflows in fp16, which is what force_upcast says.
+        exact = self._is_xl and vae.config.force_upcast
+        with nullcontext() if exact else autocast(self.precision, self.device):
+            pixels = vae.decode(scaled, return_dict=False)[0]
+        return to_uint8(pixels.float())
 
     def save(self, folder: Path) -> None:
         """Write what was trained into `folder`, as safetensors.
 
-        The whole pipeline, for `StableDiffusionPipeline.from_pretrained(folder)`; or with LoRA the
-        adapter alone, `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`.
+        The whole pipeline, for its class's `from_pretrained(folder)`; or with LoRA the adapter
+        alone, `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`.
         """
-        if self.has_lora:
+        if has_lora(self.unet):
             layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-            StableDiffusionPipeline.save_lora_weights(
+            self.pipeline.save_lora_weights(
                 folder,
                 unet_lora_layers=layers,
                 # Readers take alpha from here; without it they assume alpha = rank.
@@ -145,8 +192,10 @@ class Diffusion:
             )
             return
         self.pipeline.save_pretrained(folder, safe_serialization=True)
-        # transformers 5 writes tokenizer.json alone; releases before it read these two files.
-        self.pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+        for name in ("tokenizer", "tokenizer_2"):
+            if tokenizer := getattr(self.pipeline, name, None):
+                # transformers 5 writes tokenizer.json alone; releases before it read two files.
+                tokenizer.backend_tokenizer.model.save(str(folder / name))
 
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:

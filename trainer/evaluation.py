@@ -1,7 +1,8 @@
-"""Before against after, on prompts and seeds that training never uses."""
+"""Images of prompts and seeds that training never uses, scored; and before against after."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from trainer.algorithm import Algorithm
+from trainer.algorithm import Algorithm, Metrics
+from trainer.diversity import ImageEmbedder, mean_pairwise_distance
 from trainer.run_folder import RunFolder
 from trainer.scoring import RewardScorer
 from trainer.spec import EvaluationSpec
@@ -24,9 +26,25 @@ class Evaluation:
 
     prompts: list[str]
     seeds: list[int]
-    images: NDArray[np.uint8]  # [N, H, W, 3]
+    images: NDArray[np.uint8]  # [N, H, W, 3]; [0, H, W, 3] where they were not kept
     scores: dict[str, NDArray[np.float64]]  # reward -> [N], NaN where it gave an error
     versions: dict[str, list[str]] = field(default_factory=dict)  # reward -> those that answered
+    measures: dict[str, float] = field(default_factory=dict)  # diversity, kl: what was asked for
+
+    @property
+    def metrics(self) -> Metrics:
+        """Named as everywhere else; without the mean of a reward that scored no image."""
+        metrics = {}
+        for reward, scores in self.scores.items():
+            known = scores[np.isfinite(scores)]
+            if len(known):
+                metrics[f"eval/{reward}/mean"] = float(known.mean())
+                metrics[f"eval/{reward}/std"] = float(known.std())
+        return metrics | {f"eval/{name}": value for name, value in self.measures.items()}
+
+    def without_images(self) -> "Evaluation":
+        """The same, a hundred times smaller."""
+        return replace(self, images=self.images[:0])
 
     def save(self, folder: RunFolder, name: str) -> None:
         """Write as one safetensors file."""
@@ -34,7 +52,12 @@ class Evaluation:
             f"scores.{reward}": values for reward, values in self.scores.items()
         }
         labels = json.dumps(
-            {"prompts": self.prompts, "seeds": self.seeds, "versions": self.versions}
+            {
+                "prompts": self.prompts,
+                "seeds": self.seeds,
+                "versions": self.versions,
+                "measures": self.measures,
+            }
         )
         with folder.file(name) as path:
             save_file(arrays, path, metadata={"labels": labels})
@@ -50,21 +73,49 @@ class Evaluation:
             for key, values in arrays.items()
             if key.startswith("scores.")
         }
-        # A file of an older release says nothing of versions.
-        versions = labels.get("versions", {})
-        return cls(labels["prompts"], labels["seeds"], arrays["images"], scores, versions)
+        return cls(
+            labels["prompts"],
+            labels["seeds"],
+            arrays["images"],
+            scores,
+            labels["versions"],
+            labels["measures"],
+        )
 
 
-def evaluate(algorithm: Algorithm, scorer: RewardScorer, spec: EvaluationSpec) -> Evaluation:
-    """Generate and score the evaluation samples: prompt i with seed i, prompts in turn."""
+def evaluate(
+    algorithm: Algorithm,
+    scorer: RewardScorer,
+    spec: EvaluationSpec,
+    embedder: ImageEmbedder | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Generate and score the evaluation samples: prompt i with seed i, prompts in turn.
+
+    Args:
+        algorithm: generates them, and gives their divergence from the base model if `spec.kl`.
+        scorer: knows the rewards of training and those of evaluation alone.
+        spec: how many of what.
+        embedder: measures their diversity.
+        check: called before each batch; what it raises ends the evaluation.
+    """
     prompts = [spec.prompts[i % len(spec.prompts)] for i in range(spec.samples)]
     seeds = list(range(spec.samples))
-    images, futures = [], []
+    images, futures, divergences = [], [], []
     for start in range(0, spec.samples, spec.batch_size):
         part = slice(start, start + spec.batch_size)
+        check()
         batch = algorithm.generate(prompts[part], seeds[part])
         images.append(batch)
         futures.append(scorer.submit(batch, prompts[part]))
+        if spec.kl:
+            check()
+            divergences.append(algorithm.kl(prompts[part], seeds[part]))
+    measures = {}
+    if embedder is not None:
+        measures["diversity"] = mean_pairwise_distance(embedder.embed(np.concatenate(images)))
+    if spec.kl:
+        measures["kl"] = float(np.concatenate(divergences).mean())
     scored = [future.result() for future in futures]
     scores = {
         reward: np.concatenate([batch.per_reward[reward] for batch in scored])
@@ -74,7 +125,7 @@ def evaluate(algorithm: Algorithm, scorer: RewardScorer, spec: EvaluationSpec) -
         reward: sorted({version for batch in scored for version in batch.versions[reward]})
         for reward in scored[0].versions
     }
-    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions)
+    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions, measures)
 
 
 def version_warnings(before: Evaluation, after: Evaluation) -> list[str]:
@@ -84,8 +135,7 @@ def version_warnings(before: Evaluation, after: Evaluation) -> list[str]:
         f"as version {' and '.join(after.versions[reward])} after it: scores of two versions are "
         "not comparable, and their difference is not the effect of training alone"
         for reward in before.versions
-        if reward in after.versions  # else its evaluation is one of an older release
-        and len({*before.versions[reward], *after.versions[reward]}) > 1
+        if len({*before.versions[reward], *after.versions[reward]}) > 1
     ]
 
 

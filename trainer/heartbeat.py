@@ -1,4 +1,7 @@
-"""Keeps the lease alive while the trainer works, and brings back the user's wish to cancel."""
+"""Keeps the lease alive while the trainer works, and brings back the user's wish to cancel.
+
+Of several processes that share a job one does so; the others look whether it does.
+"""
 
 import os
 import threading
@@ -12,6 +15,7 @@ from trainer.interrupt import Cause, Interrupt
 log = structlog.get_logger()
 
 EXIT_LEASE_LOST = 75  # EX_TEMPFAIL of sysexits.h
+BEATS = 3  # in the length of a lease
 
 
 class Heartbeat:
@@ -45,7 +49,7 @@ class Heartbeat:
             self._interrupt.set(Cause.CANCELLED)
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._lease.seconds / 3):
+        while not self._stop.wait(self._lease.seconds / BEATS):
             try:
                 self._renew()
             except LeaseLost as error:
@@ -54,3 +58,35 @@ class Heartbeat:
                 os._exit(EXIT_LEASE_LOST)
             except redis.RedisError as error:
                 log.warning("cannot renew the lease", reason=str(error))
+
+
+class LeaseWatch:
+    """A thread that ends this process when nobody has renewed the lease for its whole length."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lease-watch", daemon=True)
+
+    def start(self) -> None:
+        """Start to look, three times in the length of the lease."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        misses = 0  # Redis may have been away, and the lease be renewed a moment later
+        while not self._stop.wait(self._lease.seconds / BEATS):
+            try:
+                self._lease.check()
+                misses = 0
+            except LeaseLost as error:
+                misses += 1
+                if misses > BEATS:
+                    log.error("lease lost: stopping at once", reason=str(error))
+                    os._exit(EXIT_LEASE_LOST)
+            except redis.RedisError as error:
+                log.warning("cannot look at the lease", reason=str(error))

@@ -1,23 +1,23 @@
 """The loop that runs every algorithm: iterations, tracking, checkpoints, evaluation, the result."""
 
 import dataclasses
-import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from salon.errors import SalonError
 from trainer.algorithm import Algorithm, Metrics
 from trainer.checkpoints import Checkpoint, Checkpoints
-from trainer.evaluation import Evaluation, compare, evaluate, version_warnings
+from trainer.evaluations import Evaluations
 from trainer.interrupt import Interrupt, Interrupted
-from trainer.model_card import write_model_card
-from trainer.report import write_report
+from trainer.ranks import Ranks
+from trainer.result import write_result
 from trainer.run_folder import RunFolder
-from trainer.scoring import RewardScorer
 from trainer.spec import JobSpec
-from trainer.tracking import Tracker, read_metrics
+from trainer.tracking import Tracker
 from trainer.versions import RewardVersions
 
 
@@ -31,28 +31,38 @@ class Totals:
 
 
 class Loop:
-    """One job from its last checkpoint to its report."""
+    """One job from its last checkpoint to its report.
+
+    Every rank runs it, so that all meet in the collectives of the algorithm. What is done once is
+    done by rank 0, while the others wait: it alone has a tracker, and writes.
+    """
 
     def __init__(
         self,
         job: str,
         spec: JobSpec,
         algorithm: Algorithm,
-        scorer: RewardScorer,
+        evaluations: Evaluations,
         folder: RunFolder,
         checkpoints: Checkpoints,
         interrupt: Interrupt,
         versions: RewardVersions,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Restore the newest checkpoint, if there is one; `scorer` is that of evaluation."""
+        """Restore the newest checkpoint, if there is one.
+
+        Raises:
+            SalonError: the ranks do not see the same run folder.
+        """
         self._job = job
         self._spec = spec
         self._algorithm = algorithm
-        self._scorer = scorer
+        self._evaluations = evaluations
         self._folder = folder
         self._checkpoints = checkpoints
         self._interrupt = interrupt
         self._versions = versions
+        self._ranks = ranks or Ranks.alone()
         self._totals = Totals()
         self.iteration = 0
         if checkpoint := checkpoints.latest():
@@ -61,45 +71,84 @@ class Loop:
             self.iteration = checkpoint.iteration
             versions.load_state_dict(checkpoint.versions)
         self._saved = self.iteration
+        self._whole: Checkpoint | None = None  # of the last whole iteration, while one is under way
+        self._check_one_folder()
+        if self._ranks.first:
+            evaluations.restore(self.iteration)
 
-    def run(self, tracker: Tracker) -> None:
+    def _check_one_folder(self) -> None:
+        newest = self._ranks.largest(self.iteration)
+        error = None
+        if newest != self.iteration:
+            error = SalonError(
+                f"rank {self._ranks.rank} finds iteration {self.iteration} in {self._folder.path}, "
+                f"another rank {newest}: the run folder must be on a file system that all share"
+            )
+        self._ranks.agree(error)
+
+    def run(self, tracker: Tracker | None) -> None:
         """Train to the end and write the result and the report.
+
+        Args:
+            tracker: of rank 0; None on the others.
 
         Raises:
             Interrupted: after a checkpoint of the last finished iteration.
             SalonError: the job cannot go on.
         """
-        resolved = self._spec.model_dump(mode="json")
-        self._folder.write_text("spec.yaml", yaml.safe_dump(resolved, sort_keys=False))
+        if tracker is not None:
+            resolved = self._spec.model_dump(mode="json")
+            self._folder.write_text("spec.yaml", yaml.safe_dump(resolved, sort_keys=False))
         try:
-            before = self._evaluation("before", tracker)
-            while self.iteration < self._spec.iterations:
-                self._interrupt.check()
+            self._evaluate(tracker)
+            while self.iteration < self._spec.iterations and not self._is_stopped():
+                self._ranks.agree(self._interrupt.pending())
                 self._iterate(tracker)
-            after = self._evaluation("after", tracker)
+                self._evaluate(tracker)
         except Interrupted:
             self._checkpoint()
             raise
-        tracker.stage("writing the model and the report")
-        summary = self._summary(before, after)
-        with self._folder.folder("model") as path:
-            self._algorithm.save(path)
-            write_model_card(path, self._job, self._spec, summary, before, after)
-        self._folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
-        write_report(self._folder, self._spec, summary, before, after, read_metrics(self._folder))
+        if tracker is not None:
+            parts = (self._algorithm, self._evaluations, self._folder, tracker)
+            write_result(self._job, self._spec, self._summary(), *parts)
 
-    def _iterate(self, tracker: Tracker) -> None:
+    def _is_stopped(self) -> bool:
+        return self._ranks.largest(int(self._evaluations.stop is not None)) > 0
+
+    def _by_first(self, action: Callable[[], object]) -> None:
+        """Let rank 0 do what is done once; all ranks end if it fails.
+
+        Raises:
+            Exception: what `action` raised, on rank 0.
+            Interrupted, RankFailed: the same on the others.
+        """
+        error = None
+        if self._ranks.first:
+            try:
+                action()
+            except Exception as failure:  # noqa: BLE001 - raised by `agree`
+                error = failure
+        self._ranks.agree(error)
+
+    def _iterate(self, tracker: Tracker | None) -> None:
+        # An iteration may take longer than a host that stops can wait, so it may end midway: then
+        # this is what the job goes on from.
+        if self._saved != self.iteration:
+            self._whole = self._state()
         start = time.perf_counter()
         metrics = self._algorithm.step()
+        self._whole = None
         seconds = time.perf_counter() - start
         self.iteration += 1
         self._totals.samples += int(metrics["samples"])
         self._totals.seconds += seconds
         self._totals.reward_wait_seconds += metrics["reward_wait_seconds"]
-        tracker.record(self.iteration, self._with_rates(metrics, seconds))
+        if tracker is not None:
+            tracker.record(self.iteration, self._with_rates(metrics, seconds))
         if self.iteration % self._spec.checkpoint_every == 0:
             self._checkpoint()
-            tracker.pictures(self.iteration, self._algorithm.preview())
+            if tracker is not None:
+                tracker.pictures(self.iteration, self._algorithm.preview())
 
     def _with_rates(self, metrics: Metrics, seconds: float) -> Metrics:
         return {
@@ -112,24 +161,39 @@ class Loop:
     def _checkpoint(self) -> None:
         if self._saved == self.iteration:
             return
-        state, totals = self._algorithm.state_dict(), dataclasses.asdict(self._totals)
-        versions = self._versions.state_dict()
-        self._checkpoints.save(Checkpoint(self.iteration, state, totals, versions))
+        checkpoint = self._whole or self._state()  # of all ranks, which may have to meet for it
+        self._by_first(lambda: self._checkpoints.save(checkpoint))
         self._saved = self.iteration
 
-    def _evaluation(self, name: str, tracker: Tracker) -> Evaluation:
-        """Evaluate, or read what an earlier attempt evaluated at this same point."""
-        file = f"evaluation/{name}-{self.iteration:06d}.safetensors"
-        if name == "before":
-            file = "evaluation/before.safetensors"
-        if (self._folder.path / file).exists():
-            return Evaluation.load(self._folder.path / file)
-        tracker.stage(f"evaluating {name} training: {self._spec.evaluation.samples} samples")
-        evaluation = evaluate(self._algorithm, self._scorer, self._spec.evaluation)
-        evaluation.save(self._folder, file)
-        return evaluation
+    def _state(self) -> Checkpoint:
+        return Checkpoint(
+            self.iteration,
+            self._algorithm.state_dict(),
+            dataclasses.asdict(self._totals),
+            self._versions.state_dict(),
+        )
 
-    def _summary(self, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    def _evaluate(self, tracker: Tracker | None) -> None:
+        """Evaluate if it is time to, of a state that a checkpoint holds."""
+        if not self._evaluations.due(self.iteration):
+            return
+        # Rank 0 alone knows; the others have read none.
+        known = self._ranks.largest(int(self._evaluations.known(self.iteration))) > 0
+        if not known and self.iteration > 0:
+            self._checkpoint()
+        self._by_first(lambda: self._evaluate_now(tracker))
+
+    def _evaluate_now(self, tracker: Tracker | None) -> None:
+        if tracker is None:
+            return
+        if not self._evaluations.known(self.iteration):
+            samples = self._spec.evaluation.samples
+            tracker.stage(f"evaluating after iteration {self.iteration}: {samples} samples")
+        tracker.evaluated(self.iteration, self._evaluations.run(self.iteration))
+        if stop := self._evaluations.stop:
+            tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
+
+    def _summary(self) -> dict[str, Any]:
         totals = self._totals
         return {
             "job": self._job,
@@ -139,14 +203,5 @@ class Loop:
             "seconds": totals.seconds,
             "samples_per_second": totals.samples / totals.seconds,
             "reward_wait_fraction": totals.reward_wait_seconds / totals.seconds,
-            "rewards": {
-                reward.name: compare(before.scores[reward.name], after.scores[reward.name])
-                for reward in self._spec.rewards
-            },
-            "eval_rewards": {
-                reward: compare(before.scores[reward], after.scores[reward])
-                for reward in self._spec.eval_rewards
-            },
-            "versions": {"before": before.versions, "after": after.versions},
-            "warnings": version_warnings(before, after),
+            **self._evaluations.summary(),
         }

@@ -12,6 +12,7 @@ from trainer.evaluation import Evaluation
 from trainer.report.notation import duration
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
+from trainer.report.watch import notes, table
 from trainer.spec import JobSpec
 
 PICTURE = "before_after.png"
@@ -54,6 +55,8 @@ def write_model_card(
         summary=summary,
         duration=duration(summary["seconds"]),
         results=results,
+        notes=notes(summary, spec.iterations),
+        table=table(summary),
         normalizations=NORMALIZATIONS,
         hyperparameters=_flat(spec.algorithm.model_dump(mode="json", exclude={"name"})),
         picture=PICTURE,

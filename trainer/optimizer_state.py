@@ -1,8 +1,9 @@
-"""Parameters and their AdamW moments as one flat set of named tensors, and back."""
+"""Parameters, AdamW moments, moving average and loss scale as flat named tensors, and back."""
 
 from collections.abc import Mapping
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 
@@ -46,5 +47,71 @@ def restore_training_tensors(
         {
             "state": {i: kept for i, kept in enumerate(moments.values()) if kept},
             "param_groups": optimizer.state_dict()["param_groups"],
+        }
+    )
+
+
+def average_tensors(
+    parameters: Mapping[str, nn.Parameter], average: EMAModel | None
+) -> dict[str, Tensor]:
+    """Copies on the CPU, named `average.<parameter>`, and the count of steps, `average_steps`."""
+    if average is None:
+        return {}
+    named = zip(parameters, average.shadow_params, strict=True)
+    tensors = {f"average.{name}": value.to("cpu", copy=True) for name, value in named}
+    return {**tensors, "average_steps": torch.tensor(average.optimization_step)}
+
+
+def restore_average(
+    tensors: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    average: EMAModel | None,
+) -> None:
+    """Put back what `average_tensors` returned.
+
+    Raises:
+        ValueError: only one of the two, checkpoint and run, has an average.
+    """
+    if ("average_steps" in tensors) != (average is not None):
+        raise ValueError(
+            "only one of this checkpoint and this run has a moving average; resume with the "
+            "ema_decay it had"
+        )
+    if average is None:
+        return
+    for name, value in zip(parameters, average.shadow_params, strict=True):
+        value.copy_(tensors[f"average.{name}"])
+    average.optimization_step = int(tensors["average_steps"])
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """The loss scale and how many steps it has held; nothing where the loss is not scaled."""
+    state = scaler.state_dict()
+    if not state:
+        return {}
+    return {
+        "loss_scale": torch.tensor(state["scale"], dtype=torch.float64),
+        "loss_scale_steps": torch.tensor(state["_growth_tracker"]),
+    }
+
+
+def restore_scaler(tensors: Mapping[str, Tensor], scaler: torch.amp.GradScaler) -> None:
+    """Put back what `scaler_tensors` returned.
+
+    Raises:
+        ValueError: only one of the two, checkpoint and run, scales its loss.
+    """
+    if ("loss_scale" in tensors) != scaler.is_enabled():
+        raise ValueError(
+            "only one of this checkpoint and this run scales its loss, as fp16 does; resume with "
+            "the precision it had"
+        )
+    if not scaler.is_enabled():
+        return
+    scaler.load_state_dict(
+        {
+            **scaler.state_dict(),
+            "scale": float(tensors["loss_scale"]),
+            "_growth_tracker": int(tensors["loss_scale_steps"]),
         }
     )

@@ -26,6 +26,7 @@ class Pending:
     collect: Callable[[list[Outcome]], None]
     fail: Callable[[Exception], None]
     deadline: float  # time.monotonic(): clocks of hosts differ, and are set
+    size: int  # bytes that it takes, in Redis or in a shared file
     shared: Frame | None  # the request, if its pixels lie in a shared file
     refused: bool = False  # the service cannot see that file
     heard: float = field(default_factory=time.monotonic)

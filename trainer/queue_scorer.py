@@ -30,6 +30,7 @@ from trainer.interrupt import Interrupt
 from trainer.pending import SILENCE_SECONDS, Pending
 from trainer.scoring import BatchAssembly, ScoredBatch
 from trainer.versions import RewardVersions
+from trainer.window import Window
 
 log = structlog.get_logger()
 
@@ -90,8 +91,7 @@ class QueueScorer:
         directory = settings.shared_dir
         self._shared = SharedDirectory(directory) if directory is not None else None
         self._unshared: set[str] = set()  # rewards whose service does not see our files
-        self._pending: dict[str, Pending] = {}
-        self._lock = threading.Condition()  # notified when a request is answered
+        self._window = Window(settings.pending_batches, settings.pending_bytes)
         self._closing = threading.Event()
         self._reported = 0.0
         self._versions = versions or RewardVersions()
@@ -159,19 +159,14 @@ class QueueScorer:
         assembly: "BatchAssembly",
     ) -> None:
         try:
-            with self._lock:
-                while len(self._pending) >= self._settings.pending_batches:
-                    self._interrupt.check()
-                    self._lock.wait(COLLECT_SECONDS)
+            self._window.await_room(frame.size, self._interrupt.check)
             message = self._message(reward, self._blobs.put(frame.payload))
         except BaseException:
             frame.delete_file()
             raise
         deadline = time.monotonic() + self._deadline_seconds
         shared = frame if frame.shared_file else None
-        pending = Pending(message, collect, assembly.fail, deadline, shared)
-        with self._lock:
-            self._pending[message.batch] = pending
+        self._window.add(Pending(message, collect, assembly.fail, deadline, frame.size, shared))
         send_score(self._app, message)
 
     def _message(self, reward: str, reference: Reference) -> ScoreMessage:
@@ -199,9 +194,8 @@ class QueueScorer:
         sent = replace(
             pending, message=message, shared=None, refused=False, heard=time.monotonic(), note=""
         )
-        with self._lock:
-            del self._pending[pending.message.batch]
-            self._pending[message.batch] = sent
+        self._window.take(pending.message.batch)
+        self._window.add(sent)
         frame.delete_file()
         send_score(self._app, message, retry=False)
 
@@ -223,19 +217,17 @@ class QueueScorer:
 
     def _receive(self, reply: Reply) -> None:
         """Take one reply; a second answer to the same batch finds nothing to answer."""
-        with self._lock:
-            pending = self._pending.get(reply.batch)
-            if pending is None:
-                return
-            pending.heard = time.monotonic()
-            if reply.kind in (ReplyKind.WAITING, ReplyKind.RESEND):
-                pending.note = reply.body.decode(errors="replace")
-                # Sent again by `_tend`, which is tried again if Redis is away.
-                pending.refused |= reply.kind is ReplyKind.RESEND
-                return
-            del self._pending[reply.batch]
-            self._lock.notify()
-        pending.delete_file()
+        pending = self._window.get(reply.batch)
+        if pending is None:
+            return
+        pending.heard = time.monotonic()
+        if reply.kind in (ReplyKind.WAITING, ReplyKind.RESEND):
+            pending.note = reply.body.decode(errors="replace")
+            # Sent again by `_tend`, which is tried again if Redis is away.
+            pending.refused |= reply.kind is ReplyKind.RESEND
+            return
+        pending.delete_file()  # before others take its room
+        self._window.take(reply.batch)
         if reply.kind is ReplyKind.FAILED:
             pending.fail(SalonError(reply.body.decode(errors="replace")))
         else:
@@ -244,7 +236,7 @@ class QueueScorer:
     def _end_waits(self) -> None:
         """Fail what is past its deadline, or all after an interrupt; this needs no Redis."""
         interrupted = self._interrupt.pending()
-        for pending in self._waiting():
+        for pending in self._window.requests():
             if interrupted:
                 self._give_up(pending, interrupted)
             elif time.monotonic() > pending.deadline:
@@ -252,7 +244,7 @@ class QueueScorer:
 
     def _tend(self) -> None:
         """Send again what was lost, say what is waited for."""
-        waiting = self._waiting()
+        waiting = self._window.requests()
         for pending in waiting:
             if pending.refused and pending.shared:
                 self._send_inline(pending, pending.shared)
@@ -262,19 +254,13 @@ class QueueScorer:
                 pending.heard = time.monotonic()
         self._report(waiting)
 
-    def _waiting(self) -> list[Pending]:
-        with self._lock:
-            return list(self._pending.values())
-
     def _give_up_all(self, error: Exception) -> None:
-        for pending in self._waiting():
+        for pending in self._window.requests():
             self._give_up(pending, error)
 
     def _give_up(self, pending: Pending, error: Exception) -> None:
-        with self._lock:
-            if self._pending.pop(pending.message.batch, None) is None:
-                return
-            self._lock.notify()
+        if self._window.take(pending.message.batch) is None:
+            return
         pending.fail(error)  # first: nobody else ever completes that future
         pending.delete_file()
         self._given_up.append(pending.message.reference)

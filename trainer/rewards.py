@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.algorithm import Metrics
 from trainer.spec import RewardSpec
 
 # Added to a standard deviation, as in the authors' code of GDPO, so that scores which differ by
@@ -38,6 +39,20 @@ def weighted_sum(
         parts.append(reward.weight * scores)
     total: Scores = np.sum(parts, axis=0)
     return total
+
+
+def reward_metrics(total: Scores, per_reward: Mapping[str, Scores]) -> Metrics:
+    """Mean and standard deviation of an iteration's weighted sums, and of each reward's raw scores.
+
+    Args:
+        total: [N] what `weighted_sum` returned.
+        per_reward: name -> [N], as the services gave them.
+    """
+    metrics = {"reward_mean": float(total.mean()), "reward_std": float(total.std())}
+    for name, scores in per_reward.items():
+        metrics[f"rewards/{name}/mean"] = float(scores.mean())
+        metrics[f"rewards/{name}/std"] = float(scores.std())
+    return metrics
 
 
 def zscores(scores: Scores) -> Scores:

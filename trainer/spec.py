@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml import YAMLError
 
 from salon.errors import InvalidRequest
 from salon.local_services import needs_of
 from salon.settings import Settings
-from trainer.ddpo.config import DDPOConfig, LoraConfig
+from trainer.ddpo.config import DDPOConfig
+from trainer.denoising.config import LoraConfig
 from trainer.reference import read_reference
+from trainer.rwr.config import RWRConfig
+from trainer.sections import SUBMITTING, EvaluationSpec, Prompts, RewardSpec, Section
+from trainer.stopping import StopRule
+
+__all__ = ["EvaluationSpec", "JobSpec", "RewardSpec", "check_inputs", "load_spec"]
 
 _NEEDS = {
     "metadata": "metadata with every sample",
@@ -21,71 +27,58 @@ _NEEDS = {
 }
 
 
-def _read_prompts(value: Any) -> Any:
-    """A list stays; a string names a text file with one prompt a line."""
-    if not isinstance(value, str):
-        return value
-    path = Path(value)
-    if not path.is_file():
-        raise ValueError(f"no prompt file {value!r} (looked for {path.absolute()})")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"cannot read prompt file {value!r}: {error.strerror}") from None
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+AlgorithmConfig = Annotated[DDPOConfig | RWRConfig, Field(discriminator="name")]
+_ALGORITHMS: dict[str, type[BaseModel]] = {"ddpo": DDPOConfig, "rwr": RWRConfig}
 
 
-Prompts = Annotated[list[str], BeforeValidator(_read_prompts), Field(min_length=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RewardSpec(_Section):
-    """One reward and its weight in the sum that is maximised."""
-
-    name: str = Field(description="A reward that some service hosts, e.g. jpeg_compressibility.")
-    weight: float = Field(1.0, allow_inf_nan=False)
-    normalize: Literal["none", "zscore", "group"] = Field(
-        "none",
-        description="Before weighting: zscore over an iteration's samples, group over those of one "
-        "prompt (GDPO); with group, advantages need no statistics of earlier iterations.",
-    )
-    reference: str | None = Field(
-        None, description="The image file that it compares every sample with, for rewards that do."
-    )
-
-
-class EvaluationSpec(_Section):
-    """The samples on which before and after are compared; training never sees them."""
-
-    prompts: Prompts = Field(description="A list, or a text file with one prompt a line.")
-    samples: int = Field(64, ge=2, description="Prompts are taken in turn, each with its own seed.")
-    batch_size: int = Field(16, ge=1)
-
-
-class JobSpec(_Section):
+class JobSpec(Section):
     """A whole job. What it leaves out has the defaults written here; unknown keys are errors."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
+        description="Lower case, digits, dots, dashes; job id and run folder begin with it.",
+    )
     model: str = Field(description="A diffusers StableDiffusionPipeline: a folder or a hub id.")
-    prompts: Prompts = Field(description="A list, or a text file with one prompt a line.")
-    rewards: list[RewardSpec] = Field(min_length=1)
+    prompts: Prompts = Field(
+        description="A list, or in one string a prompt set, a text file or module:function."
+    )
+    rewards: list[RewardSpec] = Field(min_length=1, description="Their weighted sum is maximised.")
     eval_rewards: list[str] = Field(
         [], description="Rewards to report before and after; training never asks for them."
     )
-    iterations: int = Field(ge=1)
-    algorithm: DDPOConfig
-    evaluation: EvaluationSpec
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    on_reward_error: Literal["fail", "drop"] = "fail"
+    iterations: int = Field(ge=1, description="Rounds of sampling, scoring and updating.")
+    algorithm: AlgorithmConfig = Field(description="Which algorithm, and its hyperparameters.")
+    evaluation: EvaluationSpec = Field(description="What is compared before and after training.")
+    stop_when: list[StopRule] = Field(
+        [], description="Training ends before its last iteration where one of these rules applies."
+    )
+    seed: int = Field(0, ge=0, description="Of all randomness in training, and of nothing else.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the generator is trained; auto takes a GPU if there is one."
+    )
+    num_processes: int = Field(
+        1,
+        ge=1,
+        description="Processes that share each iteration, each with a GPU of its own, on the host "
+        "of the training worker. The result does not depend on it, but for rounding.",
+    )
+    on_reward_error: Literal["fail", "drop"] = Field(
+        "fail", description="A sample without a score ends the job, or is left out."
+    )
     reward_deadline_seconds: float = Field(
         600.0, gt=0, description="How long a batch may wait for its scores."
     )
     checkpoint_every: int = Field(10, ge=1, description="Iterations between two checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="The newest so many are kept.")
+    trackers: list[Literal["wandb", "trackio"]] = Field(
+        [], description="Where curves and pictures go, besides TensorBoard."
+    )
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$",
+        description="user/name on the Hugging Face hub, where the trained model goes at the end; "
+        "the token is HF_TOKEN of the trainer's environment.",
+    )
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
@@ -107,13 +100,28 @@ class JobSpec(_Section):
                 f"rewards: normalize: group is for all rewards or none, got {ways}: by one reward "
                 "a sample would be compared with its prompt's, by another with all"
             )
+        if isinstance(self.algorithm, DDPOConfig) and self.algorithm.advantages == "group":
+            raise ValueError(
+                "rewards: normalize: group compares samples within their prompt already, reward by "
+                "reward (GDPO): leave out algorithm.advantages, or normalize: group to compare "
+                "their weighted sums (GRPO)"
+            )
+        self._check_groups("rewards: normalize: group", "normalize: zscore")
+        return self
+
+    def _check_groups(self, option: str, way_out: str) -> None:
         samples, prompts = self.algorithm.samples_per_iteration, len(self.prompts)
         if samples < 2 * prompts:
             raise ValueError(
-                "rewards: normalize: group compares the samples of one prompt, but "
+                f"{option} compares the samples of one prompt, but "
                 f"algorithm.samples_per_iteration is {samples} for {prompts} prompts: take more "
-                "samples, fewer prompts, or normalize: zscore"
+                f"samples, fewer prompts, or {way_out}"
             )
+
+    @model_validator(mode="after")
+    def _relative_advantages_have_groups(self) -> Self:
+        if isinstance(self.algorithm, DDPOConfig) and self.algorithm.advantages == "group":
+            self._check_groups("algorithm.advantages: group", "advantages: per_prompt")
         return self
 
     @model_validator(mode="after")
@@ -126,12 +134,36 @@ class JobSpec(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_is_watched_is_measured(self) -> Self:
+        evaluation = self.evaluation
+        names = [reward.name for reward in self.rewards] + self.eval_rewards
+        watched = {f"stop_when.{i}.metric": rule.metric for i, rule in enumerate(self.stop_when)}
+        measured = evaluation.metrics(names)
+        if evaluation.keep_best is not None:
+            watched["evaluation.keep_best"] = evaluation.keep_best
+        for key, metric in watched.items():
+            if metric not in measured:
+                raise ValueError(f"{key}: {metric} is not measured; {_hint(metric, measured)}")
+        if watched and evaluation.every is None:
+            raise ValueError(
+                f"{next(iter(watched))}: there is nothing to watch between before and after: set "
+                "evaluation.every"
+            )
+        minimised = [f"eval/{reward.name}/mean" for reward in self.rewards if reward.weight < 0]
+        if evaluation.keep_best in ["eval/kl", *minimised]:
+            raise ValueError(
+                f"evaluation.keep_best: the highest {evaluation.keep_best} is the worst here; "
+                "choose a metric of which more is better"
+            )
+        return self
+
 
 def load_spec(path: Path, overrides: list[str]) -> JobSpec:
     """Read a YAML file, apply `dotted.key=value` overrides, and check the whole.
 
-    A model that is a local folder and a reference become absolute paths, prompt files become their
-    lines: the result means the same wherever it is run.
+    Models that are local folders and references become absolute paths, prompt sets, files and
+    functions become their prompts: the result means the same wherever it is run.
 
     Raises:
         InvalidRequest: one line for each thing wrong, naming key, value and the way out.
@@ -149,13 +181,19 @@ def load_spec(path: Path, overrides: list[str]) -> JobSpec:
         values: Any = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise InvalidRequest(f"{path}: {' '.join(str(error).split())}") from None
-    model = values.get("model")
-    if isinstance(model, str) and Path(model).is_dir():
-        values["model"] = str(Path(model).absolute())
+    for section, key in ((values, "model"), (values.get("evaluation"), "diversity_model")):
+        model = section.get(key) if isinstance(section, dict) else None
+        if isinstance(model, str) and Path(model).is_dir():
+            section[key] = str(Path(model).absolute())
     try:
-        spec = JobSpec.model_validate(values)
+        spec = JobSpec.model_validate(values, context=SUBMITTING)
     except ValidationError as error:
-        problems = "\n".join(_explain(problem) for problem in error.errors())
+        problems = "\n".join(
+            _explain(problem)
+            for problem in error.errors()
+            # Said of a default that depends on a field for which there is an error already.
+            if problem["type"] != "default_factory_not_called"
+        )
         raise InvalidRequest(
             f"{path}:\n{problems}" if "\n" in problems else f"{path}: {problems}"
         ) from None
@@ -199,24 +237,36 @@ def _located(reward: RewardSpec) -> RewardSpec:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"] if part != "function-before")
+    location = [part for part in problem["loc"] if part != "function-before"]
+    if location[:1] == ["algorithm"]:
+        del location[1:2]  # pydantic's mark of which algorithm it is; no key of the spec
+    key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
         known = _known_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
+        return f"{key}: unknown key; {_hint(str(location[-1]), known)}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{key}.name: Field required; known: {', '.join(_ALGORITHMS)}"
+    if problem["type"] == "union_tag_invalid":
+        name = problem["ctx"]["tag"]
+        return f"{key}.name: no algorithm {name!r}; {_hint(name, list(_ALGORITHMS))}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {problem['input']!r:.100})"
 
 
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
-        "algorithm": DDPOConfig,
+        **_ALGORITHMS,
         "lora": LoraConfig,
         "evaluation": EvaluationSpec,
         "rewards": RewardSpec,
+        "stop_when": StopRule,
     }
     model: type[BaseModel] = JobSpec
     for part in location:

@@ -1,4 +1,4 @@
-"""Where an iteration's numbers go: metrics.jsonl, TensorBoard, and the job's events for `watch`."""
+"""Where a run's numbers go: metrics.jsonl, boards to look at, and the job's events for `watch`."""
 
 import errno
 import json
@@ -8,26 +8,49 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from torch.utils.tensorboard import SummaryWriter
 
 from salon.lease import Lease
 from trainer.algorithm import Metrics, Preview
+from trainer.boards import Board, Forgiving, Pictures, Trackio, WandB
+from trainer.evaluation import Evaluation
+from trainer.interrupt import Interrupted
+from trainer.report.notation import significant
 from trainer.run_folder import RunFolder
+from trainer.spec import JobSpec
+from trainer.tensorboard import TensorBoard
 
 log = structlog.get_logger()
+
+PICTURES_SHOWN = 16
 
 
 class Tracker:
     """Append-only; on resume, what lies beyond the checkpoint is cut off and written again."""
 
-    def __init__(self, folder: RunFolder, lease: Lease, iteration: int, iterations: int) -> None:
-        """Continue after `iteration` of `iterations`."""
+    def __init__(
+        self, job: str, spec: JobSpec, folder: RunFolder, lease: Lease, iteration: int
+    ) -> None:
+        """Continue after `iteration`.
+
+        Raises:
+            InvalidRequest: a tracker that the job names cannot start.
+        """
         self._lease = lease
-        self._iterations = iterations
-        kept = [entry for entry in read_metrics(folder) if entry["iteration"] <= iteration]
-        folder.write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._iterations = spec.iterations
+        self._rewards = [reward.name for reward in spec.rewards]
+        entries = [entry for entry in _read(folder) if entry["iteration"] <= iteration]
+        self._evaluated = {e["iteration"] for e in entries if _is_evaluation(e)}
+        folder.write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
         self._file = (folder.path / "metrics.jsonl").open("ab", buffering=0)
-        self._board: Any = SummaryWriter(str(folder.path / "tensorboard"), purge_step=iteration + 1)
+        self._boards: list[Board] = [TensorBoard(folder.path / "tensorboard", iteration)]
+        for name in spec.trackers:
+            self._boards.append(Forgiving(name, self._start(name, job, spec, folder), self.warn))
+
+    def _start(self, name: str, job: str, spec: JobSpec, folder: RunFolder) -> Board:
+        config = spec.model_dump(mode="json")
+        if name == "wandb":
+            return WandB(job, spec.name, config, folder.path)
+        return Trackio(job, spec.name, config)
 
     def __enter__(self) -> Self:
         return self
@@ -41,15 +64,54 @@ class Tracker:
         try:
             self._file.close()
         finally:
-            self._board.close()
+            failed = error is not None and not isinstance(error, Interrupted)
+            for board in self._boards:
+                board.close(failed)
 
     def record(self, iteration: int, metrics: Metrics) -> None:
         """Note the numbers of one finished iteration, counted from 1."""
         entry = {"iteration": iteration, "time": time.time(), **metrics}
         self._append(json.dumps(entry).encode() + b"\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, iteration)
+        for board in self._boards:
+            board.scalars(iteration, metrics)
         self._lease.emit("iteration", {**entry, "iterations": self._iterations})
+
+    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
+        """Note what the model after `iteration` iterations was found to be; once."""
+        if iteration in self._evaluated:
+            return
+        metrics = evaluation.metrics
+        for board in self._boards:
+            board.scalars(iteration, metrics)
+        # Those of an evaluation that an earlier attempt made are not kept.
+        if len(evaluation.images):
+            shown = evaluation.images[:PICTURES_SHOWN]
+            captions = [self._caption(evaluation, i) for i in range(len(shown))]
+            self._show(iteration, "evaluation", Pictures(shown, captions))
+        self._append(
+            json.dumps({"iteration": iteration, "time": time.time(), **metrics}).encode() + b"\n"
+        )
+        self._evaluated.add(iteration)
+        found = ", ".join(
+            f"{name.removeprefix('eval/').removesuffix('/mean')} {significant(value)}"
+            for name, value in metrics.items()
+            if not name.endswith("/std")
+        )
+        text = f"evaluated after iteration {iteration}: {found}"
+        self._lease.emit("evaluation", {"iteration": iteration, **metrics, "text": text})
+
+    def _caption(self, evaluation: Evaluation, i: int) -> str:
+        """`prompt | reward`, with the name of each where several are trained on."""
+        scores = [
+            ("" if len(self._rewards) == 1 else f"{reward} ")
+            + significant(float(evaluation.scores[reward][i]))
+            for reward in self._rewards
+        ]
+        return " | ".join([evaluation.prompts[i], *scores])
+
+    def _show(self, iteration: int, name: str, pictures: Pictures) -> None:
+        for board in self._boards:
+            board.pictures(iteration, name, pictures)
 
     def _append(self, line: bytes) -> None:
         """Write a whole line, or none if the disk is full."""
@@ -63,16 +125,30 @@ class Tracker:
 
     def pictures(self, iteration: int, preview: Preview) -> None:
         """Note what the generator now makes of the fixed prompts and seeds."""
-        self._board.add_images("preview", preview.images, iteration, dataformats="NHWC")
+        self._show(iteration, "preview", Pictures(preview.images, preview.prompts))
 
     def stage(self, text: str) -> None:
         """Tell whoever watches what goes on between iterations."""
         log.info(text)
         self._lease.emit("stage", {"text": text})
 
+    def warn(self, text: str) -> None:
+        """Tell whoever watches of something that went wrong and ends nothing."""
+        log.warning(text)
+        self._lease.emit("warning", {"text": f"warning: {text}"})
+
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """All whole lines of metrics.jsonl; a process killed in mid-line leaves a broken last one."""
+    """The iterations of metrics.jsonl, in order; its lines on evaluations are left out."""
+    return [entry for entry in _read(folder) if not _is_evaluation(entry)]
+
+
+def _is_evaluation(entry: dict[str, Any]) -> bool:
+    return "samples" not in entry  # which every iteration has
+
+
+def _read(folder: RunFolder) -> list[dict[str, Any]]:
+    """All whole lines; a process killed in mid-line leaves a broken last one."""
     path = folder.path / "metrics.jsonl"
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

@@ -1,11 +1,8 @@
-"""Launch and supervise training jobs: one child process a slot, `python -m trainer run JOB`."""
+"""Launch and supervise training jobs: one attempt at a job a slot."""
 
 import os
 import secrets
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from functools import lru_cache
 from typing import Any
@@ -18,13 +15,13 @@ from salon.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
 from salon.connection import connect
 from salon.jobs import JobStore
 from salon.lease import Lease, LeaseLost, acquire
+from workers.attempt import Attempt
 from workers.celery import app, settings
 
 log = structlog.get_logger()
 
 # Set when this worker is asked to stop: trainers checkpoint, and their jobs go back to the queue.
 _stopping = threading.Event()
-POLL_SECONDS = 0.5
 
 
 @lru_cache(maxsize=1)
@@ -51,52 +48,26 @@ def launch(job: str) -> None:
         log.info("nothing to launch", job=job)
         return
     log.info("launching", job=job, token=lease.token)
-    command = [sys.executable, "-m", "trainer", "run", job, "--token", str(lease.token)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-        try:
-            _supervise(process)
-        finally:
-            if process.poll() is None:
-                process.kill()
-    _settle(lease, process.returncode)
+    processes = int(JobStore(_redis()).get(job).spec.get("num_processes", 1))
+    with Attempt(job, lease.token, processes, settings.grace_seconds) as attempt:
+        end = attempt.supervise(_stopping)
+    _settle(lease, end)
 
 
-def _supervise(process: "subprocess.Popen[bytes]") -> None:
-    """Wait for the trainer to end; on shutdown ask it to checkpoint, then insist."""
-    while process.poll() is None:
-        if not _stopping.wait(0):
-            try:
-                process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        else:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(settings.grace_seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _settle(lease: Lease, returncode: int) -> None:
+def _settle(lease: Lease, end: str) -> None:
     """A trainer closes or releases its own job; one that died could not, so its worker does."""
     store = JobStore(_redis())
     try:
         # A trainer told to stop before it could listen is no failed attempt.
         refund = _stopping.is_set()
-        lease.release(f"its trainer died ({_describe(returncode)})", refund)
+        lease.release(f"its trainer died ({end})", refund)
     except LeaseLost:
-        log.info("trainer ended", job=lease.job, code=returncode)
+        log.info("trainer ended", job=lease.job, end=end)
     else:
-        log.warning("trainer died", job=lease.job, code=returncode)
-        store.add_log(lease.job, f"trainer died: {_describe(returncode)}")
+        log.warning("trainer died", job=lease.job, end=end)
+        store.add_log(lease.job, f"trainer died: {end}")
     if lease.job in store.waiting() and not _stopping.is_set():
         send_launch(app, lease.job)
-
-
-def _describe(returncode: int) -> str:
-    if returncode < 0:
-        return f"killed by {signal.Signals(-returncode).name}"
-    return f"exit code {returncode}"
 
 
 @worker_ready.connect

@@ -28,6 +28,7 @@ from benchmarks.serving.rounds import Way, measure_ways
 from benchmarks.serving.servers import jpeg_servers
 from benchmarks.serving.tables import show
 from salon.errors import SalonError
+from services.rewards.jpeg import THREADS
 
 CLIENTS = (1, 16)
 REQUESTS = (1, 8)
@@ -36,7 +37,10 @@ PAIRS = (
     ("salon", "litserve"),
     ("salon", "mosec"),
     ("salon", "litserve_json"),
+    ("salon", "litserve_workers"),
+    ("salon", "mosec_workers"),
     ("salon_by_reference", "in_process"),
+    ("salon_by_reference", "in_process_threads"),
 )
 
 
@@ -73,6 +77,7 @@ def measure(rounds: int, seconds: float, size: int, samples: int) -> dict[str, A
         "seconds": seconds,
         "size": size,
         "client_processes": PROCESSES,
+        "threads": THREADS,
         "jpeg": jpeg,
         "batching": batching,
         "job": job,
@@ -90,10 +95,15 @@ def measure_callers(
 ) -> dict[str, Any]:
     """Images per second and latencies of each caller's server, under `count` clients."""
     ways = {
-        # What one process computes without any server is the yardstick of all.
-        name: Way(caller, 1 if isinstance(caller, InProcess) else count, load)
+        name: Way(caller, count, load)
         for name, caller in callers.items()
+        if not isinstance(caller, InProcess)
     }
+    # What one process computes without any server is the yardstick of all: as one thread calls the
+    # reward, and as the best that its user could write, with the threads that the service has.
+    alone = callers["in_process"]
+    ways["in_process"] = Way(alone, 1, load)
+    ways["in_process_threads"] = Way(alone, THREADS, load, processes=1)
     return measure_ways(clients, ways, rounds, PAIRS)
 
 

@@ -1,4 +1,4 @@
-"""The JPEG reward behind LitServe: a multipart form, or JSON; one worker process."""
+"""The JPEG reward behind LitServe: a multipart form, or JSON."""
 
 import base64
 import json
@@ -47,10 +47,11 @@ class JpegApi(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(JpegApi(), accelerator="cpu", workers_per_device=1)
+    workers = int(sys.argv[1])
+    server = litserve.LitServer(JpegApi(), accelerator="cpu", workers_per_device=workers)
     server.run(
         host="127.0.0.1",
-        port=int(sys.argv[1]),
+        port=int(sys.argv[2]),
         num_api_servers=1,
         generate_client_file=False,
         log_level="warning",

@@ -54,18 +54,17 @@ class Clients:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
 
-    def run(self, caller: Caller, clients: int, load: Load) -> Result:
-        """`clients` clients at once, each with a connection of its own.
+    def run(self, caller: Caller, clients: int, load: Load, processes: int = PROCESSES) -> Result:
+        """`clients` clients at once, each with a connection of its own, in so many processes.
 
         None begins a request after `load.seconds`. Those under way then are waited for, and they
         count: to drop them would drop the slow ones. So the rate is that of all requests over the
         time until the last of them ended.
         """
-        if clients > 1:
-            shares = [len(range(first, clients, PROCESSES)) for first in range(PROCESSES)]
-        else:
-            shares = [1]
-        runs = [self._pool.submit(_run_share, caller, n, load, len(shares) > 1) for n in shares]
+        used = min(processes, clients)
+        shares = [len(range(first, clients, used)) for first in range(used)]
+        together = used == PROCESSES
+        runs = [self._pool.submit(_run_share, caller, n, load, together) for n in shares]
         parts = [run.result() for run in runs]
         latencies = [latency for part in parts for latency in part.latencies]
         seconds = max(part.end for part in parts) - min(part.start for part in parts)

@@ -1,5 +1,6 @@
-"""The JPEG reward behind mosec: a msgpack body with the raw pixels, one worker process."""
+"""The JPEG reward behind mosec: a msgpack body with the raw pixels."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class JpegWorker(MsgpackMixin, Worker):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
+    workers = int(sys.argv.pop(1))  # mosec reads the rest
     server = Server()
-    server.append_worker(JpegWorker)
+    server.append_worker(JpegWorker, num=workers)
     server.run()

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.rates import ratio, rotated, summarise
 from benchmarks.serving.callers import Caller
-from benchmarks.serving.load import Clients, Load, percentiles
+from benchmarks.serving.load import PROCESSES, Clients, Load, percentiles
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Way:
     caller: Caller
     clients: int
     load: Load
+    processes: int = PROCESSES
+    """Most processes that the clients are spread among."""
 
 
 def measure_ways(
@@ -36,7 +38,8 @@ def measure_ways(
     latencies: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name in rotated(list(ways), turn):
-            measured = clients.run(ways[name].caller, ways[name].clients, ways[name].load)
+            way = ways[name]
+            measured = clients.run(way.caller, way.clients, way.load, way.processes)
             rates[name].append(measured.images_per_second)
             latencies[name] += measured.latencies
     return {

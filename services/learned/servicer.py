@@ -1,12 +1,13 @@
 """LearnedRewardService: the calls of the contract that fit, export, import and delete instances."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from typing import Any
 
 import grpc
 
 from salon.errors import DeadlineExceeded, InvalidRequest, Overloaded
-from salon.reward.v1 import learned_reward_pb2, learned_reward_pb2_grpc
+from salon.request_bounds import check_bounds
+from salon.reward.v1 import learned_reward_pb2
 from salon.structs import to_dict, to_struct
 from services.answering import Answering
 from services.call import Call
@@ -16,7 +17,9 @@ from services.learned_reward import Example, Exported, FitOrder, LearnedReward
 from services.limits import Limits
 from services.named import NamedRewards
 from services.reading import SampleReader
+from services.request import read_request
 
+SERVICE = learned_reward_pb2.DESCRIPTOR.services_by_name["LearnedRewardService"].full_name
 PIECE_BYTES = 1024 * 1024
 """Most bytes of an export in one message."""
 FRAME_BYTES = 512
@@ -24,7 +27,7 @@ FRAME_BYTES = 512
 REQUEST_ID_CHARACTERS = 128
 
 
-class LearnedServicer(learned_reward_pb2_grpc.LearnedRewardServiceServicer):
+class LearnedServicer:
     """Answers for the hosted learned rewards; the first of them is the default."""
 
     def __init__(self, limits: Limits, answering: Answering) -> None:
@@ -38,15 +41,34 @@ class LearnedServicer(learned_reward_pb2_grpc.LearnedRewardServiceServicer):
         """Answer for these; before that, nobody must be let in."""
         self._rewards.host({reward.name: reward for reward in rewards})
 
+    def add_to(self, server: grpc.Server) -> None:
+        """Answer on `server`, which must not have started."""
+
+        def write(response: Any) -> bytes:
+            written: bytes = response.SerializeToString()
+            return written
+
+        # Bytes: they take memory and time once they are read, and so only of who is let in.
+        unary = grpc.unary_unary_rpc_method_handler
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Fit": unary(self.Fit, None, write),
+            "Export": grpc.unary_stream_rpc_method_handler(self.Export, None, write),
+            "Import": grpc.stream_unary_rpc_method_handler(self.Import, None, write),
+            "Delete": unary(self.Delete, None, write),
+        }
+        server.add_registered_method_handlers(SERVICE, handlers)
+
     def Fit(  # noqa: N802
-        self, request: learned_reward_pb2.FitRequest, context: grpc.ServicerContext
+        self, payload: bytes, context: grpc.ServicerContext
     ) -> learned_reward_pb2.FitResponse:
-        """Fit an instance."""
+        """Fit an instance, as a serialized FitRequest says."""
 
         def fit(call: Call) -> learned_reward_pb2.FitResponse:
-            reward = self._rewards.find(request.reward)
+            request = read_request("FitRequest", payload, self._parse_fit)
+            call.reward = self._rewards.shown(request.reward)
             call.samples = len(request.examples)
-            self._check(request)
+            reward = self._rewards.find(request.reward)
+            _check_id(request)
             order = FitOrder(
                 request.request_id,
                 request.base_version,
@@ -59,43 +81,36 @@ class LearnedServicer(learned_reward_pb2_grpc.LearnedRewardServiceServicer):
                 reward=reward.name, version=fitted.version, metrics=to_struct(fitted.metrics)
             )
 
-        return self._answering.answer(
-            context, fit, method="Fit", reward=self._rewards.shown(request.reward)
-        )
+        return self._answering.answer(context, fit, method="Fit")
 
     def Export(  # noqa: N802
-        self, request: learned_reward_pb2.ExportRequest, context: grpc.ServicerContext
+        self, payload: bytes, context: grpc.ServicerContext
     ) -> Iterator[learned_reward_pb2.ExportResponse]:
-        """Give an instance's bytes piece by piece."""
-        with ExitStack() as stack:
+        """Give an instance's bytes piece by piece; `payload` is a serialized ExportRequest."""
 
-            def export(_call: Call) -> Exported:
-                reward = self._rewards.find(request.reward)
-                stack.enter_context(self._places.one())
-                return reward.export(request.instance)
+        def export(call: Call) -> Iterator[learned_reward_pb2.ExportResponse]:
+            kind = learned_reward_pb2.ExportRequest
+            request = read_request("ExportRequest", payload, kind.FromString)
+            call.reward = self._rewards.shown(request.reward)
+            reward = self._rewards.find(request.reward)
+            with self._places.one():
+                exported = reward.export(request.instance)
+                with watched(context) as moved:
+                    for piece in self._pieces(exported):
+                        yield piece
+                        moved()
 
-            exported = self._answering.answer(
-                context, export, method="Export", reward=self._rewards.shown(request.reward)
-            )
-            moved = stack.enter_context(watched(context))
-            most = min(PIECE_BYTES, self._limits.max_message_bytes - FRAME_BYTES)
-            for start in range(0, len(exported.data), most):
-                version = "" if start else exported.version
-                data = exported.data[start : start + most]
-                yield learned_reward_pb2.ExportResponse(version=version, data=data)
-                moved()
+        return self._answering.stream(context, export, method="Export")
 
     def Import(  # noqa: N802
-        self,
-        requests: Iterator[learned_reward_pb2.ImportRequest],
-        context: grpc.ServicerContext,
+        self, payloads: Iterator[bytes], context: grpc.ServicerContext
     ) -> learned_reward_pb2.ImportResponse:
-        """Make or replace an instance."""
+        """Make or replace an instance from a series of serialized ImportRequests."""
 
         def import_(call: Call) -> learned_reward_pb2.ImportResponse:
             with self._places.one():
                 with watched(context) as moved:
-                    pieces = _arriving(requests, moved)
+                    pieces = _arriving(payloads, moved)
                     first = next(pieces, learned_reward_pb2.ImportRequest())
                     call.reward = self._rewards.shown(first.reward)
                     reward = self._rewards.find(first.reward)
@@ -103,21 +118,33 @@ class LearnedServicer(learned_reward_pb2_grpc.LearnedRewardServiceServicer):
                 version = reward.import_(first.instance, data)
             return learned_reward_pb2.ImportResponse(reward=reward.name, version=version)
 
-        # Which reward it is for is in the first piece, and nothing is read before it is let in.
         return self._answering.answer(context, import_, method="Import")
 
     def Delete(  # noqa: N802
-        self, request: learned_reward_pb2.DeleteRequest, context: grpc.ServicerContext
+        self, payload: bytes, context: grpc.ServicerContext
     ) -> learned_reward_pb2.DeleteResponse:
-        """Forget an instance."""
+        """Forget an instance, as a serialized DeleteRequest says."""
 
-        def delete(_call: Call) -> learned_reward_pb2.DeleteResponse:
+        def delete(call: Call) -> learned_reward_pb2.DeleteResponse:
+            kind = learned_reward_pb2.DeleteRequest
+            request = read_request("DeleteRequest", payload, kind.FromString)
+            call.reward = self._rewards.shown(request.reward)
             self._rewards.find(request.reward).delete(request.instance)
             return learned_reward_pb2.DeleteResponse()
 
-        return self._answering.answer(
-            context, delete, method="Delete", reward=self._rewards.shown(request.reward)
-        )
+        return self._answering.answer(context, delete, method="Delete")
+
+    def _parse_fit(self, payload: bytes) -> learned_reward_pb2.FitRequest:
+        request = learned_reward_pb2.FitRequest
+        check_bounds(payload, request.DESCRIPTOR, "examples", self._limits.max_samples)
+        return request.FromString(payload)
+
+    def _pieces(self, exported: Exported) -> Iterator[learned_reward_pb2.ExportResponse]:
+        most = min(PIECE_BYTES, self._limits.max_message_bytes - FRAME_BYTES)
+        for start in range(0, len(exported.data), most):
+            version = "" if start else exported.version
+            data = exported.data[start : start + most]
+            yield learned_reward_pb2.ExportResponse(version=version, data=data)
 
     def _examples(
         self, reward: LearnedReward, request: learned_reward_pb2.FitRequest, call: Call
@@ -127,27 +154,23 @@ class LearnedServicer(learned_reward_pb2_grpc.LearnedRewardServiceServicer):
             reader = SampleReader(reward, self._limits, shared, call)
             yield from ExampleReader(reader).read(request.examples)
 
-    def _check(self, request: learned_reward_pb2.FitRequest) -> None:
-        if not 1 <= len(request.request_id) <= REQUEST_ID_CHARACTERS:
-            raise InvalidRequest(
-                f"request_id must be 1 to {REQUEST_ID_CHARACTERS} characters, it is "
-                f"{len(request.request_id)}: pass a UUID, the same one when the request is repeated"
-            )
-        if len(request.examples) > self._limits.max_samples:
-            raise InvalidRequest(
-                f"{len(request.examples)} examples in one call, at most {self._limits.max_samples} "
-                "are accepted: send them in several fits, all but the last with 0 steps, as "
-                "salon.learned_client does"
-            )
+
+def _check_id(request: learned_reward_pb2.FitRequest) -> None:
+    if not 1 <= len(request.request_id) <= REQUEST_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"request_id must be 1 to {REQUEST_ID_CHARACTERS} characters, it is "
+            f"{len(request.request_id)}: pass a UUID, the same one when the request is repeated"
+        )
 
 
 def _arriving(
-    requests: Iterator[learned_reward_pb2.ImportRequest], moved: Callable[[], None]
+    payloads: Iterator[bytes], moved: Callable[[], None]
 ) -> Iterator[learned_reward_pb2.ImportRequest]:
+    kind = learned_reward_pb2.ImportRequest
     try:
-        for piece in requests:
+        for payload in payloads:
             moved()
-            yield piece
+            yield read_request("ImportRequest", payload, kind.FromString)
     except grpc.RpcError:
         raise DeadlineExceeded(
             "the caller left, or stood still, before all had arrived, and nothing was imported"

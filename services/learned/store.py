@@ -1,11 +1,12 @@
 """Instances by name: the last used in memory, the others parked on disk.
 
-Fit, Import ──▶ in memory ── another one needs its place ──▶ parked
-                    ▲                                          │
-                    └──────────── taken back on use ───────────┘
+Fit, Import ──▶ in memory ── another one needs its place, ──▶ parked
+                    ▲        or nobody used it for long          │
+                    └────────────── taken back on use ───────────┘
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class InstanceStore:
     """At most `max_instances` of them, at most `max_loaded` in memory.
 
     A file stays when its instance is taken back, so that a crash leaves the parked version. Files
-    are written and read under the one lock of the store: other calls wait for the disk meanwhile.
+    are written and read under the one lock of the store, and other calls wait for the disk
+    meanwhile; but not those of idle instances.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class InstanceStore:
         self._changed = threading.Condition()
         self._claimed: set[str] = set()
         self._loaded: OrderedDict[str, TrainedInstance] = OrderedDict()  # last used last
+        self._used: dict[str, float] = {}  # when each of them was last let go, by time.monotonic()
         self._made: set[str] = set()  # have a place in memory, and are being made
         # The version in each file; "" where this process has not read it yet.
         self._parked: dict[str, str] = dict.fromkeys(parking.names(), "")
@@ -74,6 +77,8 @@ class InstanceStore:
         finally:
             with self._changed:
                 self._claimed.remove(name)
+                if name in self._loaded:
+                    self._used[name] = time.monotonic()
                 self._changed.notify_all()
 
     def names(self) -> list[str]:
@@ -149,8 +154,38 @@ class InstanceStore:
         with self._changed:
             self._parking.remove(name)
             self._parked.pop(name, None)
-            self._loaded.pop(name, None)
+            self._forget(name)
             self._changed.notify_all()
+
+    def park_idle(self, seconds: float) -> bool:
+        """Park an instance that nobody has used for so long; False if there is none.
+
+        It is claimed meanwhile: whoever wants it waits, and others do not. One that cannot be
+        parked stays in memory, is named in the log, and counts as used.
+        """
+        with self._changed:
+            until = time.monotonic() - seconds
+            idle = (name for name in self._loaded if name not in self._claimed)
+            name = next((name for name in idle if self._used[name] <= until), None)
+            if name is None:
+                return False
+            self._claimed.add(name)
+        try:
+            self._write_changed(name)
+            with self._changed:
+                self._forget(name)
+        # Whatever keeps one from being parked, the others are.
+        except Exception as error:
+            logger.warning("idle instance not parked", instance=name, exc_info=error)
+            with self._changed:
+                self._used[name] = time.monotonic()
+        else:
+            logger.info("idle instance parked", instance=name)
+        finally:
+            with self._changed:
+                self._claimed.remove(name)
+                self._changed.notify_all()
+        return True
 
     def close(self) -> None:
         """Park what is not in use; name in the log what cannot be kept."""
@@ -194,10 +229,18 @@ class InstanceStore:
             self._park(idle)
 
     def _park(self, name: str) -> None:
+        self._write_changed(name)
+        self._forget(name)
+
+    def _write_changed(self, name: str) -> None:
+        """Bring the file of an instance that nobody else uses up to date."""
         instance = self._loaded[name]
         if self._parked.get(name) != instance.version:
             self._write(name, instance.dump(), instance.version)
-        del self._loaded[name]
+
+    def _forget(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._used.pop(name, None)
 
     def _write(self, name: str, data: bytes, version: str) -> None:
         try:
@@ -207,4 +250,5 @@ class InstanceStore:
                 f"instance {name} cannot be parked at {self._parking.path(name)}: "
                 f"{error.strerror}; delete instances, or make room on that disk"
             ) from error
-        self._parked[name] = version
+        with self._changed:
+            self._parked[name] = version

@@ -5,17 +5,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from salon.errors import DeadlineExceeded, InvalidRequest, UnknownInstance
 from services.learned.footprint import Footprint
+from services.learned.idleness import IdleParking
 from services.learned.instance import TrainedInstance, checked_hyperparameters
 from services.learned.learner import Learner
 from services.learned.parking import ParkingPlace
 from services.learned.store import InstanceStore
 from services.learned_reward import Exported, FitOrder, Fitted, Instance, LearnedReward
 from services.models.device import resolve_device
-from services.reward import RewardConfig
+from services.reward import RewardConfig, Sample
 
 _MEBIBYTE = 1024 * 1024
 _NAMES_SHOWN = 10
@@ -30,6 +32,9 @@ class LearnedConfig(RewardConfig):
         description="Instances are parked in a folder of it named after the reward.",
     )
     max_loaded: int = Field(4, ge=1, description="Most instances in memory; others are parked.")
+    idle_seconds: float = Field(
+        600.0, gt=0, description="An instance that was not used for so long is parked."
+    )
     max_instances: int = Field(32, ge=1, description="Most instances in all.")
     max_instance_bytes: int = Field(
         256 * _MEBIBYTE,
@@ -75,15 +80,21 @@ class TrainedReward(LearnedReward):
             config.max_instances,
             config.busy_seconds,
         )
+        self._idle_parking = IdleParking(self._store, config.idle_seconds)
         # PyTorch loads much of itself with the first optimiser: better now than in the first fit.
-        smallest = self.learner.hyperparameters_type(image_size=16, base_width=1)
-        self.learner(smallest, self._device)
+        self.probe()
 
     @contextmanager
     def opened(self, instance: str) -> Iterator[Instance]:
         """See `LearnedReward.opened`."""
         with self._store.claimed(instance):
             yield self._existing(instance)
+
+    def probe(self) -> None:
+        """See `LearnedReward.probe`: the smallest network sees one image."""
+        smallest = self.learner.hyperparameters_type(image_size=16, base_width=1)
+        image = np.zeros((16, 16, smallest.channels), np.uint8)
+        self.learner(smallest, self._device).score([Sample(image, "", {})])
 
     def fit(self, instance: str, order: FitOrder, wanted: Callable[[], bool]) -> Fitted:
         """See `LearnedReward.fit`."""
@@ -127,6 +138,7 @@ class TrainedReward(LearnedReward):
 
     def close(self) -> None:
         """See `LearnedReward.close`; fits that still run are lost."""
+        self._idle_parking.close()
         self._store.close()
 
     def _existing(self, name: str) -> TrainedInstance:

@@ -8,7 +8,7 @@ github.com/kvablack/ddpo-pytorch.
 import io
 import os
 import sys
-import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import IO
 
@@ -19,6 +19,10 @@ from salon.images import Pixels
 from services.reward import Reward, Sample
 
 QUALITY = 95
+THREADS = min(os.cpu_count() or 1, 4)
+"""More would wait for one another around the encoder, where Python's global lock is held."""
+MAX_BATCH = 4
+"""An encoder gains nothing from a large batch, which would keep the other threads idle."""
 
 # Another encoder, or another release of it, makes files of other sizes.
 _ENCODER = (
@@ -29,18 +33,8 @@ _ENCODER = (
 VERSION = f"1+pillow-{PIL.__version__}+{_ENCODER}"
 
 
-class _Scratch(threading.local):
-    """Each thread's file in memory, written over by its next image."""
-
-    def __init__(self) -> None:
-        # Pillow lets go of Python's global lock only while it writes into a file of the system's.
-        # With a BytesIO the server's other threads waited 0.6 ms for each image of 512 x 512.
-        self.file: IO[bytes] = (
-            os.fdopen(os.memfd_create("jpeg"), "wb") if sys.platform == "linux" else io.BytesIO()
-        )
-
-
-_scratch = _Scratch()
+_spare: deque[IO[bytes]] = deque()
+"""Files in memory that nobody writes to just now: at most as many as ever were written at once."""
 
 
 def jpeg_kilobytes(image: Pixels) -> float:
@@ -50,10 +44,25 @@ def jpeg_kilobytes(image: Pixels) -> float:
         image: uint8 [H, W, 3] (RGB) or [H, W, 1] (gray).
     """
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    file = _scratch.file
-    file.seek(0)
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
-    return file.tell() / 1000
+    try:
+        file = _spare.pop()
+    except IndexError:
+        file = _memory_file()
+    try:
+        file.seek(0)
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+        return file.tell() / 1000
+    finally:
+        _spare.append(file)
+
+
+def _memory_file() -> IO[bytes]:
+    # Pillow lets go of Python's global lock only while it writes into a file of the system's. With
+    # a BytesIO the server's other threads waited 0.6 ms for each image of 512 x 512.
+    if sys.platform != "linux":
+        return io.BytesIO()
+    # Open as long as the process lives.
+    return open(os.memfd_create("jpeg"), "wb", buffering=0, closefd=False)
 
 
 class JpegCompressibility(Reward):
@@ -63,6 +72,8 @@ class JpegCompressibility(Reward):
     version = VERSION
     description = "Minus the kilobytes (1000 bytes) of the image as a JPEG of quality 95."
     upper_bound = 0.0
+    threads = THREADS
+    max_batch = MAX_BATCH
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Minus the kilobytes of each image."""
@@ -76,6 +87,8 @@ class JpegIncompressibility(Reward):
     version = VERSION
     description = "The kilobytes (1000 bytes) of the image as a JPEG of quality 95."
     lower_bound = 0.0
+    threads = THREADS
+    max_batch = MAX_BATCH
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """The kilobytes of each image."""

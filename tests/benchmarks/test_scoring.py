@@ -60,7 +60,7 @@ def result(measured):
 
 def test_every_rate_is_positive(result):
     for flight in ("one", "all"):
-        for way in ("in_process", "grpc", "queue"):
+        for way in ("in_process", "grpc", "queue", "queue_by_reference"):
             rate = result["scoring"][flight][way]
             assert len(rate["rounds"]) == result["rounds"] == 1
             assert rate["min"] == rate["median"] == rate["max"] > 0
@@ -73,7 +73,9 @@ def test_every_rate_is_positive(result):
 
 def test_ratios_are_those_of_the_medians(result):
     for rates in result["scoring"].values():
-        assert set(rates["ratios"]) == {"grpc/in_process", "queue/grpc", "queue/in_process"}
+        assert set(rates["ratios"]) == {
+            *("grpc/in_process", "queue/grpc", "queue_by_reference/grpc", "queue/in_process")
+        }
         for pair, ratio in rates["ratios"].items():
             above, below = (rates[way]["median"] for way in pair.split("/"))
             assert ratio["of_medians"] == above / below
@@ -95,7 +97,7 @@ def test_it_says_what_was_measured_on_what(result):
 
 def test_tables_come_before_the_json(measured):
     _, output, _ = measured
-    for word in ("gRPC / in-process", "queue / gRPC", "samples/s", "load average"):
+    for word in ("gRPC / in-process", "queue / gRPC", "by reference / gRPC", "load average"):
         assert word in output
 
 

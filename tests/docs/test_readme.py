@@ -34,8 +34,6 @@ def test_python_examples_run_and_print_the_score(code, jpeg_service, photo, tmp_
 def test_the_spec_example_is_valid(tmp_path, monkeypatch):
     (block,) = blocks("yaml")
     monkeypatch.chdir(tmp_path)
-    for name, prompt in (("animals.txt", "a cat"), ("unseen-animals.txt", "a dog")):
-        Path(name).write_text(prompt)
     Path("job.yaml").write_text(block)
     spec = load_spec(Path("job.yaml"), [])
     assert spec.model == yaml.safe_load(block)["model"]

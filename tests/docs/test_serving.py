@@ -21,6 +21,7 @@ from tests.fixtures.service import REPOSITORY, free_port, wait_until
 from tests.salon.files import encoded, noise
 
 PAGE = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+COMMAND = "from salon.cli import main; main()"  # what `salon` is
 SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -100,8 +101,9 @@ class Walkthrough:
         """What the block that begins with `start` prints."""
         [block] = [block for block in SHELL if block.startswith(start)]
         python = shlex.quote(sys.executable)
-        command = f"{python} -c 'from salon.cli import main; main()' score "
-        block = self.adapt(block).replace("python ", f"{python} ").replace("salon score ", command)
+        command = f"{python} -c {shlex.quote(COMMAND)} "
+        block = re.sub(r"\bpython ", f"{python} ", self.adapt(block))
+        block = re.sub(r"(?m)^( *)salon (?=score |token )", lambda found: found[1] + command, block)
         done = subprocess.run(
             ["bash", "-euc", block],
             cwd=self.folder,
@@ -135,7 +137,7 @@ def log(tmp_path):
 def running(walk, log):
     """The service of the page, with its certificate and the token of a laptop."""
     walk.shell("openssl")
-    token = walk.shell("python -m salon.tokens").strip()
+    token = walk.shell("salon token").strip()
     (walk.folder / "laptop.token").write_text(token)
     with log.open("wb") as errors_to:
         process = subprocess.Popen(
@@ -170,9 +172,9 @@ def test_the_walkthrough_of_tls_tokens_and_rotation(walk, running, log):
     with pytest.raises(errors.Unauthenticated):
         describe(walk, "")
 
-    [rotate] = re.findall(r"1\. `python (.*?)`", PAGE)
+    [rotate] = re.findall(r"1\. `salon (.*?)`", PAGE)
     second = subprocess.run(
-        [sys.executable, *rotate.split()],
+        [sys.executable, "-c", COMMAND, *rotate.split()],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,

@@ -31,7 +31,7 @@ REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 
 
 class Harness:
-    def __init__(self, stack, deadline=60.0, settings=None, rewards=REWARDS):
+    def __init__(self, stack, deadline=60.0, settings=None, rewards=REWARDS, references=None):
         self.notes = []
         self.interrupt = Interrupt()
         self.scorer = QueueScorer(
@@ -43,6 +43,7 @@ class Harness:
             deadline_seconds=deadline,
             interrupt=self.interrupt,
             on_waiting=self.notes.append,
+            references=references,
         )
 
     def submit(self, images):

@@ -46,7 +46,7 @@ def test_a_job_compares_every_sample_with_the_reference_that_it_names(stack, sub
     store = JobStore(stack.redis)
     wait_until(lambda: store.get(job).state.final, f"{job} is over", 120)
     assert store.get(job).state is JobState.SUCCEEDED, store.get(job).reason
-    file = stack.settings.runs_dir / job / "evaluation" / "before.safetensors"
+    file = stack.settings.runs_dir / job / "evaluation" / "000000.safetensors"
     evaluation = Evaluation.load(file)
     differences = (evaluation.images.astype(float) - target) / 255
     expected = -np.square(differences).mean(axis=(1, 2, 3))

@@ -96,11 +96,12 @@ def test_what_cannot_be_served_is_named_and_nothing_is_started(salon, arguments,
     assert salon.processes() == []
 
 
-def test_a_token_and_its_line_for_the_service(salon):
-    made = salon("token", "trainer-1")
-    token, line = (text.split(maxsplit=3)[-1] for text in made.out.strip().splitlines())
-    assert line.endswith(f"sha256:{hashlib.sha256(token.encode()).hexdigest()} trainer-1")
-    assert_one_line_error(salon("token", "two words"), "'two words'")
+def test_a_token_and_its_line_for_the_service(salon, tmp_path):
+    file = tmp_path / "tokens"
+    made = salon("token", "trainer-1", str(file))
+    digest = hashlib.sha256(made.out.strip().encode()).hexdigest()
+    assert file.read_text() == f"sha256:{digest} trainer-1\n"
+    assert_one_line_error(salon("token", "two words", str(file)), "'two words'")
 
 
 def test_a_setting_that_cannot_be_used_is_named(salon):

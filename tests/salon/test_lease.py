@@ -45,6 +45,16 @@ def test_a_renewed_lease_outlives_its_length(redis_client, store, job):
     assert acquire(redis_client, job, "other", 30, 3) is None
 
 
+def test_looking_at_a_lease_does_not_renew_it(redis_client, job):
+    lease = acquire(redis_client, job, "w", 0.3, 3)
+    lease.check()
+    time.sleep(0.4)
+    with pytest.raises(LeaseLost):
+        lease.check()
+    lease.renew()
+    lease.check()
+
+
 @pytest.mark.parametrize(
     "write",
     [

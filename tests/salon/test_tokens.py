@@ -29,7 +29,7 @@ def test_a_name_is_one_word(name):
 
 def run(*arguments, umask=-1):
     return subprocess.run(
-        [sys.executable, "-m", "salon.tokens", *arguments],
+        [sys.executable, "-c", "from salon.cli import main; main()", "token", *arguments],
         umask=umask,
         capture_output=True,
         text=True,

@@ -57,6 +57,19 @@ def test_several_rewards_are_each_shown():
     assert "brightness 2.0000 ± 0.2500  second 5.0000 ± 0.5000" in screen.line(event)
 
 
+def test_the_last_evaluation_and_every_warning_stay_on_the_screen():
+    screen = Screen("tiny-1")
+    told = [("evaluation", "e 1"), ("warning", "w 1"), ("evaluation", "e 2"), ("warning", "w 2")]
+    for kind, text in told:
+        event = Event("1-0", kind, {"text": text})
+        screen.feed(event)
+        assert screen.line(event) == text
+    screen.feed(Event("2-0", "state", {"state": "succeeded"}))
+    text = render(screen)
+    assert "e 1" not in text
+    assert all(shown in text for shown in ("e 2", "w 1", "w 2"))
+
+
 def test_the_curve_fits_its_width_however_long_the_job():
     screen = Screen("tiny-1")
     for number in range(1, 1001):

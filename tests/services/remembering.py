@@ -10,24 +10,28 @@ from services.reward import Score
 class Sum(Instance):
     """Scores with the sum of its fits' steps."""
 
-    def __init__(self, total):
+    def __init__(self, reward, total):
+        self.reward = reward
         self.total = total
         self.version = f"1+{total}"
 
     def score(self, samples):
-        if any(sample.prompt == "raise" for sample in samples):
+        prompts = {sample.prompt for sample in samples}
+        self.reward.broken |= "break" in prompts
+        if self.reward.broken or "raise" in prompts:
             raise ValueError("told to")
         return [Score(float(self.total), {"batch": len(samples)}) for _ in samples]
 
 
 class Remembering(LearnedReward):
-    """How many steps it was fitted in all."""
+    """How many steps it was fitted in all; the prompt `break` breaks it, as a device may."""
 
     name = "remembering"
     version = "1"
     description = "The steps of all fits."
     max_batch = 3
     max_import_bytes = 1000
+    broken = False
 
     def __init__(self):
         self._totals = {}
@@ -36,7 +40,11 @@ class Remembering(LearnedReward):
     def opened(self, instance):
         if instance not in self._totals:
             raise UnknownInstance(f"no instance {instance!r}: fit it first")
-        yield Sum(self._totals[instance])
+        yield Sum(self, self._totals[instance])
+
+    def probe(self):
+        if self.broken:
+            raise RuntimeError("an illegal memory access was encountered")
 
     def fit(self, instance, order, wanted):
         self._totals[instance] = self._totals.get(instance, 0) + order.steps

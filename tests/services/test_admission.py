@@ -26,9 +26,10 @@ class Working:
         self.admission.open()
 
     def answer(self, _request, context):
-        return self._answering.answer(context, self._work, "Work", "working")
+        return self._answering.answer(context, self._work, "Work")
 
-    def _work(self, _call):
+    def _work(self, call):
+        call.reward = "working"
         self.began.release()
         self.go.wait(30)
         return b"done"

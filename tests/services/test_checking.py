@@ -2,6 +2,8 @@
 
 import socket
 import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -11,7 +13,7 @@ from salon.errors import Interrupted, ServiceUnavailable, from_rpc_error
 from salon.reward.v1 import learned_reward_pb2 as learned_pb
 from salon.reward.v1 import learned_reward_pb2_grpc
 from salon.reward.v1 import reward_pb2 as pb
-from services import batching, listening
+from services import batching, instance_scoring, listening
 from services.learned_reward import LearnedReward
 from services.limits import Limits
 from services.options import ServerOptions
@@ -19,6 +21,7 @@ from services.reward import Reward
 from services.server import RewardServer
 from tests.fixtures.service import free_port
 from tests.salon.files import encoded, noise
+from tests.services.remembering import Remembering
 
 IMAGE = pb.Image(format=pb.IMAGE_FORMAT_PNG, data=encoded(noise()))
 
@@ -63,19 +66,37 @@ def is_ready(channel):
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_service_whose_batch_hangs_is_not_ready_until_it_goes_on(serve, monkeypatch):
-    server, channel = serve(Waiting)
-    reward = Waiting()
+class WaitingInstance(Remembering):
+    """A learned reward whose one instance waits as Waiting does."""
+
+    def __init__(self):
+        super().__init__()
+        waiting = Waiting()
+        self.began, self.go, self._score = waiting.began, waiting.go, waiting.score
+
+    @contextmanager
+    def opened(self, instance):
+        yield SimpleNamespace(version="1", score=self._score)
+
+
+@pytest.mark.parametrize(("kind", "instance"), [(Waiting, ""), (WaitingInstance, "a")])
+def test_a_service_whose_batch_hangs_is_not_ready_until_it_goes_on(
+    serve, monkeypatch, kind, instance
+):
+    server, channel = serve(kind)
+    reward = kind()
     server.host([reward])
     server.check()
     assert is_ready(channel)
     score = channel.unary_unary("/salon.reward.v1.RewardService/Score").future
-    request = pb.ScoreRequest(samples=[pb.Sample(image=IMAGE, prompt="wait")])
+    samples = [pb.Sample(image=IMAGE, prompt="wait")]
+    request = pb.ScoreRequest(samples=samples, instance=instance)
     call = score(request.SerializeToString())
     assert reward.began.wait(30)
     server.check()
     assert is_ready(channel)
-    monkeypatch.setattr(batching, "STUCK_SECONDS", 0)
+    for module in (batching, instance_scoring):
+        monkeypatch.setattr(module, "STUCK_SECONDS", 0)
     server.check()
     assert not is_ready(channel)
     reward.go.set()
@@ -99,6 +120,26 @@ def test_a_service_whose_device_broke_ends_so_that_it_is_started_again(
     assert score("")[0].score == 1, "bad samples alone change nothing"
     with pytest.raises(grpc.RpcError) as caught:
         score("break", *[""] * companions)
+    assert isinstance(from_rpc_error(caught.value, service.target), Interrupted)
+    assert service.process.wait(30) == 1
+    assert "illegal memory access" in str(service.events())
+
+
+def test_so_does_one_whose_instances_raise_and_which_fails_without_them_too(start_service, stub):
+    service = start_service("tests.services.remembering")
+
+    def score(*prompts):
+        samples = [pb.Sample(image=IMAGE, prompt=prompt) for prompt in prompts]
+        request = pb.ScoreRequest(samples=samples, instance="a")
+        return stub(service).Score(request, timeout=30).outcomes
+
+    with grpc.insecure_channel(service.target) as channel:
+        learned = learned_reward_pb2_grpc.LearnedRewardServiceStub(channel)
+        learned.Fit(learned_pb.FitRequest(instance="a", request_id="1", steps=5), timeout=30)
+    assert [outcome.HasField("error") for outcome in score("raise", "raise")] == [True, True]
+    assert score("")[0].score == 5, "bad samples alone change nothing"
+    with pytest.raises(grpc.RpcError) as caught:
+        score("", "break", "", "")
     assert isinstance(from_rpc_error(caught.value, service.target), Interrupted)
     assert service.process.wait(30) == 1
     assert "illegal memory access" in str(service.events())

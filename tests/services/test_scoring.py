@@ -89,6 +89,17 @@ def test_a_prompt_at_the_limit_is_taken_and_its_bytes_count_not_its_letters(jpeg
     assert codes(results) == ["OK", "PROMPT_TOO_LONG", "OK", "PROMPT_TOO_LONG"]
 
 
+def test_metadata_beyond_the_limit_fails_alone(start_service):
+    service = start_service("jpeg", "--max-metadata-bytes", "100")
+    samples = [pb.Sample(image=GOOD) for _ in range(3)]
+    samples[1].metadata["key"] = ""
+    samples[1].metadata["key"] = "a" * (100 - samples[1].metadata.ByteSize())
+    samples[2].metadata["key"] = samples[1].metadata["key"] + "a"
+    results = score(service.target, samples)
+    assert codes(results) == ["OK", "OK", "INVALID_SAMPLE"]
+    assert "the metadata is 101 bytes, at most 100 are accepted" in str(results[2].error)
+
+
 def test_scores_that_are_not_finite_are_errors(faulty):
     results = score(faulty.target, by_prompt("nan", "", "inf", "-inf"), "faulty")
     assert codes(results) == ["NON_FINITE_SCORE", "OK", "NON_FINITE_SCORE", "NON_FINITE_SCORE"]

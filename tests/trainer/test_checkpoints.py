@@ -1,4 +1,4 @@
-import json
+import subprocess
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ def folder(tmp_path):
     return RunFolder(tmp_path, fence=lambda: None)
 
 
-def checkpoint(iteration):
+def checkpoint(iteration, samples=7):
     tensors = {"w": torch.full((3,), float(iteration)), "b": torch.randn(2, 2)}
     state = State(tensors=tensors, state={"i": iteration})
-    return Checkpoint(iteration, state, {"samples": 7}, {"jpeg": "1"})
+    return Checkpoint(iteration, state, {"samples": samples}, {"jpeg": "1"})
 
 
 def test_what_was_saved_comes_back_bit_for_bit(folder):
@@ -43,28 +43,49 @@ def test_only_the_newest_are_kept(folder):
 
 def test_at_the_same_iteration_the_newer_attempt_wins(folder):
     for token in (9, 10):
-        Checkpoints(folder, token, keep=5).save(checkpoint(4))
-    state = json.loads((folder.path / "checkpoints" / "000004-10" / "state.json").read_text())
-    state["loop"] = {"samples": 99}
-    (folder.path / "checkpoints" / "000004-10" / "state.json").write_text(json.dumps(state))
-    assert Checkpoints(folder, 11, keep=5).latest().loop == {"samples": 99}
+        Checkpoints(folder, token, keep=5).save(checkpoint(4, samples=token))
+    assert Checkpoints(folder, 11, keep=5).latest().loop == {"samples": 10}
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state"])
-def test_a_damaged_checkpoint_is_passed_over(folder, damage):
+FILES = ("tensors.safetensors", "state.json", "SHA256SUMS")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(folder, file, damage):
     store = Checkpoints(folder, token=1, keep=3)
     store.save(checkpoint(2))
     store.save(checkpoint(4))
-    broken = folder.path / "checkpoints" / "000004-1"
-    tensors = broken / "tensors.safetensors"
-    data = bytearray(tensors.read_bytes())
+    path = folder.path / "checkpoints" / "000004-1" / file
+    data = bytearray(path.read_bytes())
     if damage == "flip":
-        data[-1] ^= 1
-        tensors.write_bytes(data)
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
     elif damage == "truncate":
-        tensors.write_bytes(data[:-5])
-    elif damage == "remove":
-        tensors.unlink()
+        path.write_bytes(data[:-5])
     else:
-        (broken / "state.json").write_text("{")
+        path.unlink()
     assert store.latest().iteration == 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_byte_of_a_checkpoint_can_change_unseen(folder, file):
+    store = Checkpoints(folder, token=1, keep=1)
+    store.save(checkpoint(2))
+    path = folder.path / "checkpoints" / "000002-1" / file
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert store.latest() is None, f"byte {place}"
+    path.write_bytes(whole)
+    assert store.latest().iteration == 2
+
+
+def test_sums_are_those_that_sha256sum_reads(folder):
+    Checkpoints(folder, token=1, keep=1).save(checkpoint(2))
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    done = subprocess.run(
+        command, cwd=folder.path / "checkpoints" / "000002-1", capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b": OK") == 2

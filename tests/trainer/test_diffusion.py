@@ -1,9 +1,18 @@
 """Loading, encoding, decoding and saving, against diffusers itself."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from salon.errors import InvalidRequest
 from trainer.diffusion import Diffusion, to_uint8
@@ -42,13 +51,28 @@ def test_embeddings_are_those_of_the_pipeline_and_each_prompt_is_encoded_once(di
     prompts = ["a b", "", "c", "a b", "c"]
     passes = []
     hook = diffusion.pipeline.text_encoder.register_forward_hook(lambda *_: passes.append(1))
-    embeddings = diffusion.encode(prompts)
+    conditioning = diffusion.encode(prompts)
     diffusion.encode(["c", "a b"])
     hook.remove()
     assert len(passes) == 3
     expected, _ = diffusion.pipeline.encode_prompt(prompts, "cpu", 1, False)
-    torch.testing.assert_close(embeddings, expected)
-    assert not embeddings.requires_grad
+    torch.testing.assert_close(conditioning.embeddings, expected)
+    assert not conditioning.embeddings.requires_grad
+    assert conditioning.pooled is conditioning.time_ids is None
+
+
+def test_xl_prompts_are_encoded_by_both_encoders_and_told_their_size(xl_diffusion):
+    prompts = ["a b", "c", "a b"]
+    told = xl_diffusion.encode(prompts)
+    embeddings, empty, pooled, empty_pooled = xl_diffusion.pipeline.encode_prompt(
+        prompt=prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True
+    )
+    torch.testing.assert_close(told.embeddings, embeddings)
+    torch.testing.assert_close(told.pooled, pooled)
+    assert told.time_ids.tolist() == [[16, 16, 0, 0, 16, 16]] * 3
+    none = xl_diffusion.unconditional()
+    assert torch.equal(none.embeddings, empty[:1])
+    assert torch.equal(none.pooled, empty_pooled[:1])
 
 
 def test_pixels_are_rounded_not_truncated():
@@ -67,6 +91,32 @@ def test_decoding_is_that_of_the_pipeline(diffusion):
         decoded = diffusion.pipeline.vae.decode(scaled).sample
     expected = diffusion.pipeline.image_processor.postprocess(decoded, output_type="pil")
     np.testing.assert_array_equal(images, np.stack([np.asarray(image) for image in expected]))
+
+
+def test_xl_latents_are_decoded_with_the_mean_and_spread_of_their_vae(xl_diffusion):
+    mean, deviation = [0.5, -1.0, 2.0, 0.1], [3.0, 1.0, 0.5, 2.0]
+    latents = torch.randn(2, *xl_diffusion.latent_shape, generator=torch.Generator().manual_seed(0))
+    plain = xl_diffusion.decode(latents)
+    scale = xl_diffusion.pipeline.vae.config.scaling_factor
+    shift = scale * torch.tensor(mean).view(1, 4, 1, 1)
+    by_hand = xl_diffusion.decode(latents * torch.tensor(deviation).view(1, 4, 1, 1) + shift)
+    xl_diffusion.pipeline.vae.register_to_config(latents_mean=mean, latents_std=deviation)
+    images = xl_diffusion.decode(latents)
+    assert np.abs(images.astype(int) - by_hand).max() <= 1
+    assert np.abs(images.astype(int) - plain).max() > 1
+
+
+@pytest.mark.parametrize(("upcast", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_the_vae_of_xl_stays_exact_where_it_must(xl_diffusion, upcast, dtype):
+    xl_diffusion.precision = "bf16"
+    xl_diffusion.pipeline.vae.register_to_config(force_upcast=upcast)
+    seen = []
+    hook = xl_diffusion.pipeline.vae.decoder.conv_in.register_forward_hook(
+        lambda _, __, output: seen.append(output.dtype)
+    )
+    assert xl_diffusion.decode(torch.zeros(1, *xl_diffusion.latent_shape)).shape == (1, 16, 16, 3)
+    hook.remove()
+    assert seen == [dtype]
 
 
 def test_a_trained_unet_is_saved_as_a_folder_that_diffusers_loads(diffusion, tmp_path):
@@ -96,6 +146,25 @@ def test_adapters_are_saved_as_weights_that_diffusers_loads(diffusion, pipeline_
     pipeline.load_lora_weights(tmp_path)
     np.testing.assert_array_equal(render(pipeline), trained)
     assert np.abs(trained - base).max() > 0.01
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_was_trained_of_xl_is_saved_for_diffusers(xl_diffusion, xl_folder, tmp_path, lora):
+    if lora:
+        xl_diffusion.add_lora(rank=2, alpha=6, target_modules=ATTENTION, seed=0)
+    trainable = xl_diffusion.trainable()
+    base = render(xl_diffusion.pipeline)
+    train_a_little(trainable)
+    trained = render(xl_diffusion.pipeline)
+    xl_diffusion.save(tmp_path)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder if lora else tmp_path)
+    if lora:
+        pipeline.load_lora_weights(tmp_path)
+    np.testing.assert_allclose(render(pipeline), trained, atol=1e-5)
+    assert np.abs(trained - base).max() > 0.01
+    for folder in () if lora else ("tokenizer", "tokenizer_2"):
+        names = {path.name for path in (tmp_path / folder).iterdir()}
+        assert {"vocab.json", "merges.txt"} <= names
 
 
 def test_only_what_is_trained_has_gradients(diffusion):
@@ -128,11 +197,33 @@ def test_wrong_target_modules_are_named(diffusion):
 def test_sampling_is_ddim_without_clipping_whatever_sampler_the_model_came_with(diffusion):
     own = PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1)
     diffusion.pipeline.scheduler = own
-    scheduler = Diffusion(diffusion.pipeline).scheduler
+    scheduler = Diffusion(diffusion.pipeline).scheduler("ddim")
     assert isinstance(scheduler, DDIMScheduler)
     assert scheduler.config.beta_schedule == "scaled_linear"
     assert not scheduler.config.clip_sample
     assert diffusion.pipeline.scheduler is own
+
+
+def test_ddpm_takes_the_place_of_the_models_sampler_too(diffusion):
+    scheduler = diffusion.scheduler("ddpm")
+    assert isinstance(scheduler, DDPMScheduler)
+    assert scheduler.config.beta_schedule == "scaled_linear"
+    assert not scheduler.config.clip_sample
+
+
+def test_a_sampler_without_betas_is_refused(diffusion):
+    diffusion.pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler, has no betas"):
+        diffusion.scheduler("ddim")
+
+
+def test_other_pipelines_are_refused_by_name(pipeline_folder, tmp_path):
+    index = json.loads((pipeline_folder / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusion3Pipeline"
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    message = "StableDiffusionPipeline or a StableDiffusionXLPipeline: it is a StableDiffusion3"
+    with pytest.raises(InvalidRequest, match=message):
+        Diffusion.load(str(tmp_path))
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):

@@ -4,7 +4,9 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
+from trainer.diversity import ImageEmbedder
 from trainer.evaluation import Evaluation, compare, evaluate, version_warnings
+from trainer.interrupt import Cause, Interrupted
 from trainer.run_folder import RunFolder
 from trainer.scoring import ScoredBatch
 from trainer.spec import EvaluationSpec
@@ -60,13 +62,23 @@ def test_without_spread_there_is_no_effect_size(before):
 def test_an_evaluation_comes_back_as_it_was(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
     scores = {"jpeg": np.array([1.5, math.nan, -2.0])}
-    saved = Evaluation(["a", "b ü", "c"], [0, 1, 2], images, scores, {"jpeg": ["1", "2"]})
+    versions, measures = {"jpeg": ["1", "2"]}, {"kl": 0.1}
+    saved = Evaluation(["a", "b ü", "c"], [0, 1, 2], images, scores, versions, measures)
     saved.save(RunFolder(tmp_path, fence=lambda: None), "evaluation/before.safetensors")
     loaded = Evaluation.load(tmp_path / "evaluation" / "before.safetensors")
     assert (loaded.prompts, loaded.seeds) == (saved.prompts, saved.seeds)
-    assert loaded.versions == {"jpeg": ["1", "2"]}
+    assert (loaded.versions, loaded.measures) == (versions, measures)
     assert np.array_equal(loaded.images, images)
     assert np.array_equal(loaded.scores["jpeg"], scores["jpeg"], equal_nan=True)
+
+
+def test_metrics_leave_out_errors_and_what_was_not_measured():
+    scores = {"a": np.array([1.0, math.nan, 3.0]), "b": np.array([math.nan] * 3)}
+    images = np.zeros((3, 2, 2, 3), np.uint8)
+    evaluation = Evaluation(["x"] * 3, [0, 1, 2], images, scores, measures={"kl": 0.5})
+    assert evaluation.metrics == {"eval/a/mean": 2.0, "eval/a/std": 1.0, "eval/kl": 0.5}
+    assert evaluation.without_images().metrics == evaluation.metrics
+    assert evaluation.without_images().images.shape == (0, 2, 2, 3)
 
 
 class ChangingScorer:
@@ -85,7 +97,10 @@ class ChangingScorer:
 
 
 class Blank:
-    """Generates black images."""
+    """Generates black images, and tells each one's seed as its divergence."""
+
+    def kl(self, prompts, seeds):
+        return np.array(seeds, dtype=np.float64)
 
     def generate(self, prompts, seeds):
         return np.zeros((len(prompts), 2, 2, 3), np.uint8)
@@ -97,18 +112,38 @@ def test_an_evaluation_knows_every_version_that_scored_it():
     assert evaluation.versions == {"r": ["1", "2"], "s": ["1"]}
 
 
+def test_divergence_and_diversity_are_measured_where_the_spec_asks_for_them(clip_folder):
+    spec = EvaluationSpec(prompts=["a"], samples=5, batch_size=2, kl=True)
+    embedder = ImageEmbedder.load(str(clip_folder), "cpu", batch_size=2)
+    evaluation = evaluate(Blank(), ChangingScorer(), spec, embedder)
+    assert evaluation.measures == {"diversity": pytest.approx(0, abs=1e-6), "kl": 2.0}
+
+
+def test_an_evaluation_can_be_ended_between_two_batches():
+    checks = []
+
+    def check():
+        checks.append(len(checks))
+        if len(checks) == 2:
+            raise Interrupted(Cause.PREEMPTED)
+
+    scorer = ChangingScorer()
+    with pytest.raises(Interrupted):
+        evaluate(Blank(), scorer, EvaluationSpec(prompts=["a"], batch_size=2), check=check)
+    assert scorer._batches == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
         (["1"], ["1"], None),
         (["1"], ["2"], "r scored as version 1 before training and as version 2 after it"),
         (["1", "2"], ["2"], "as version 1 and 2 before training and as version 2 after it"),
-        (["2"], None, None),
     ],
 )
 def test_scores_of_two_versions_are_warned_of(before, after, words):
     def evaluation(versions):
-        met = {"s": ["1"]} | ({"r": versions} if versions else {})
+        met = {"s": ["1"], "r": versions}
         return Evaluation([], [], np.zeros((0, 2, 2, 3), np.uint8), {}, met)
 
     warnings = version_warnings(evaluation(before), evaluation(after))

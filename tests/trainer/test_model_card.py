@@ -1,6 +1,7 @@
 """The card beside a saved model, read as the hub reads it and followed as a reader follows it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -60,6 +61,15 @@ def test_scores_of_two_versions_are_warned_of(tmp_path):
     assert "Warning" not in write(tmp_path, finished_run()).text
 
 
+def test_what_evaluation_found_during_training_is_told(tmp_path):
+    best = {"iteration": 4, "metric": "eval/brightness/mean", "value": 0.625}
+    run = finished_run(during=[(4, {"eval/kl": 0.5})], best=best)
+    text = write(tmp_path, run).text
+    assert "The model with the highest eval/brightness/mean, 0.625 (after iteration 4)" in text
+    assert "| `iteration` | `eval/brightness/mean` | `eval/kl` |\n|---|---|---|\n| 0 |" in text
+    assert "## During training" not in write(tmp_path, finished_run()).text
+
+
 def test_every_hyperparameter_is_listed(tmp_path):
     run = finished_run(lora=True)
     card = write(tmp_path, run)
@@ -77,14 +87,22 @@ def test_its_picture_is_there(tmp_path):
         assert picture.width == 1200
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
-def test_how_to_load_it_works_as_written(tmp_path, diffusion, pipeline_folder, lora):
+@pytest.mark.parametrize(
+    ("lora", "scheduler"), [(False, "ddim"), (True, "ddpm")], ids=["whole", "lora"]
+)
+def test_how_to_load_it_works_as_written(tmp_path, diffusion, pipeline_folder, lora, scheduler):
     if lora:
         diffusion.add_lora(rank=2, alpha=2.0, target_modules=["to_q"], seed=0)
     diffusion.save(tmp_path)
-    card = write(tmp_path, finished_run(lora=lora, model=str(pipeline_folder)))
+    run = finished_run(lora=lora, model=str(pipeline_folder))
+    algorithm = run.spec.algorithm.model_copy(update={"scheduler": scheduler})
+    spec = run.spec.model_copy(update={"algorithm": algorithm})
+    card = write(tmp_path, replace(run, spec=spec))
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
     names = {}
     exec(code.replace("path/to/this/folder", str(tmp_path)), names)
     assert names["image"].size == (16, 16)
+    sampler = type(names["pipeline"].scheduler).__name__
+    assert sampler == {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}[scheduler]
+    assert ("eta=" in code) == (scheduler == "ddim")
     assert bool(names["pipeline"].get_active_adapters()) == lora

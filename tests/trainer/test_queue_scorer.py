@@ -1,6 +1,7 @@
 """The scorer alone with a real Redis: the tests are its workers, and take Redis away."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from salon.connection import connect
 from salon.errors import DeadlineExceeded, SalonError
 from salon.replies import Reply, ReplyKind, ReplyStream
 from salon.reward.v1 import reward_pb2
+from tests.fixtures.service import wait_until
 from trainer import queue_scorer
 from trainer.interrupt import Cause, Interrupt, Interrupted
 from trainer.queue_scorer import QueueScorer
@@ -21,8 +23,8 @@ SECONDS = 30
 class Worker:
     """A scorer of one reward, and the answers to it."""
 
-    def __init__(self, settings, server, deadline=60.0, on_waiting=print):
-        settings = settings.model_copy(update={"redis_url": server.url})
+    def __init__(self, settings, server, deadline=60.0, on_waiting=print, **changes):
+        settings = settings.model_copy(update={"redis_url": server.url, **changes})
         self.interrupt, self.versions = Interrupt(), RewardVersions()
         self._redis = connect(server.url)
         self.scorer = QueueScorer(
@@ -37,12 +39,13 @@ class Worker:
             versions=self.versions,
         )
 
-    def submit(self):
-        return self.scorer.submit(np.zeros((1, 4, 4, 3), np.uint8), ["a prompt"])
+    def submit(self, side=4):
+        return self.scorer.submit(np.zeros((1, side, side, 3), np.uint8), ["a prompt"])
 
     def answer(self, kind, body):
-        [batch] = self.scorer._pending
-        ReplyStream(self._redis, self.scorer._name, 60).send(Reply(batch, kind, body))
+        pending = self.scorer._window.requests()[0]
+        reply = Reply(pending.message.batch, kind, body)
+        ReplyStream(self._redis, self.scorer._name, 60).send(reply)
 
     def score(self, version="1"):
         response = reward_pb2.ScoreResponse(reward="r", version=version)
@@ -84,6 +87,39 @@ def test_scores_that_cannot_be_read_are_an_error_of_their_batch_alone(worker):
     future = jury.submit()
     jury.score()
     assert future.result(SECONDS).valid.all()
+
+
+def test_a_batch_waits_until_there_is_room_for_its_bytes(worker, tmp_path):
+    root = tmp_path / "shared"
+    jury = worker(shared_dir=root, pending_bytes=2000)
+    # Of 16 x 16 pixels, 768 bytes and less than a hundred of the request: two have room.
+    first, second = jury.submit(16), jury.submit(16)
+    with ThreadPoolExecutor(1) as trainer:
+        large = trainer.submit(jury.submit, 64)
+        wait_until(lambda: len(list(root.glob("salon-batch-*"))) == 3, "the third is written")
+        jury.score()
+        assert first.result(SECONDS).valid.all()
+        assert len(jury.scorer._window.requests()) == 1
+        assert not large.done()
+        jury.score()
+        assert second.result(SECONDS).valid.all()
+        # It is larger than the bound, and alone.
+        future = large.result(SECONDS)
+    jury.score()
+    assert future.result(SECONDS).valid.all()
+    assert list(root.glob("salon-batch-*")) == []
+
+
+def test_an_interrupt_ends_the_wait_for_room(worker, tmp_path):
+    jury = worker(shared_dir=tmp_path, pending_batches=1)
+    jury.submit()
+    with ThreadPoolExecutor(1) as trainer:
+        second = trainer.submit(jury.submit)
+        wait_until(lambda: len(list(tmp_path.glob("salon-batch-*"))) == 2, "it is written")
+        jury.interrupt.set(Cause.CANCELLED)
+        with pytest.raises(Interrupted):
+            second.result(SECONDS)
+    wait_until(lambda: not list(tmp_path.glob("salon-batch-*")), "no file is left")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "silent"])

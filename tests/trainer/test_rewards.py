@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from trainer.rewards import EPSILON, group_zscores, weighted_sum, zscores
+from trainer.rewards import EPSILON, group_zscores, reward_metrics, weighted_sum, zscores
 from trainer.spec import RewardSpec
 
 
@@ -88,3 +88,15 @@ def test_rewards_may_be_normalised_each_in_its_own_way():
     rewards = [RewardSpec(name="a"), RewardSpec(name="b", weight=2.0, normalize="zscore")]
     total = weighted_sum(rewards, per_reward, ["p", "p"])
     np.testing.assert_allclose(total, [1.0 - 2.0, 3.0 + 2.0], rtol=EPSILON)
+
+
+def test_metrics_are_of_the_sum_and_of_the_raw_scores():
+    per_reward = {"a": np.array([1.0, 3.0]), "b": np.array([10.0, 30.0])}
+    assert reward_metrics(np.array([0.0, 4.0]), per_reward) == {
+        "reward_mean": 2.0,
+        "reward_std": 2.0,
+        "rewards/a/mean": 2.0,
+        "rewards/a/std": 1.0,
+        "rewards/b/mean": 20.0,
+        "rewards/b/std": 10.0,
+    }

@@ -7,6 +7,8 @@ from PIL import Image
 from salon.errors import InvalidRequest
 from salon.local_services import local_services
 from salon.settings import Settings
+from trainer.ddpo.config import DDPOConfig
+from trainer.rwr.config import RWRConfig
 from trainer.spec import check_inputs, load_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -39,6 +41,13 @@ def test_the_defaults_are_the_papers(write):
     assert (algorithm.samples_per_iteration, algorithm.updates_per_iteration) == (256, 4)
     assert (algorithm.learning_rate, algorithm.weight_decay) == (1e-5, 1e-4)
     assert (algorithm.clip_range, algorithm.inner_epochs, algorithm.max_grad_norm) == (1e-4, 1, 1.0)
+
+
+def test_the_name_decides_which_algorithm(write):
+    assert isinstance(load_spec(write(), []).algorithm, DDPOConfig)
+    algorithm = load_spec(write(algorithm={"name": "rwr", "weighting": "sparse"}), []).algorithm
+    assert isinstance(algorithm, RWRConfig)
+    assert (algorithm.percentile, algorithm.epochs) == (0.9, 50)
 
 
 def test_overrides_are_typed_and_reach_into_sections(write):
@@ -82,7 +91,25 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         ({}, ["iterations=many"], "iterations: .*valid integer.*'many'"),
         ({}, ["iterations=0"], r"iterations: .*greater than or equal to 1 \(got 0\)"),
         ({}, ["algorithm.eta=.nan"], "algorithm.eta: "),
-        ({}, ["algorithm.name=sac"], "algorithm.name: .*'ddpo'"),
+        ({}, ["algorithm.name=sac"], "algorithm.name: no algorithm 'sac'; known: ddpo, rwr"),
+        ({}, ["algorithm.name=ddop"], "algorithm.name: no algorithm 'ddop'; did you mean ddpo"),
+        ({"algorithm": {}}, [], "algorithm.name: Field required; known: ddpo, rwr"),
+        ({"algorithm": "rwr"}, [], r"algorithm: .*valid dictionary.*\(got 'rwr'\)"),
+        (
+            {"algorithm": {"name": "rwr"}},
+            ["algorithm.percentil=1"],
+            "algorithm.percentil: unknown key; did you mean percentile",
+        ),
+        (
+            {"algorithm": {"name": "rwr"}},
+            ["algorithm.clip_range=1"],
+            "algorithm.clip_range: unknown key; known: .*, batch_size, ",
+        ),
+        (
+            {"algorithm": {"name": "rwr"}},
+            ["algorithm.percentile=0.5"],
+            r"job.yaml: algorithm: percentile \(0.5\) belongs to weighting: sparse",
+        ),
         ({}, ["on_reward_error=zero"], "on_reward_error: .*'fail' or 'drop'"),
         ({}, ["rewards.0.weight=2"], "rewards|container"),
         ({}, ["seed"], "'seed' is not of the form dotted.key=value"),
@@ -110,6 +137,16 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
             "samples_per_iteration is 256 for 129 prompts",
         ),
         (
+            {"rewards": [{"name": "a", "normalize": "group"}]},
+            ["algorithm.advantages=group"],
+            "within their prompt already",
+        ),
+        (
+            {"prompts": ["p"] * 129},
+            ["algorithm.advantages=group"],
+            "advantages: group compares the samples of one prompt, .* 256 for 129 prompts",
+        ),
+        (
             {"evaluation": {"prompts": ["a dog", "an owl"]}},
             [],
             "training prompts too, e.g. 'a dog'",
@@ -126,6 +163,7 @@ def test_all_that_is_wrong_is_named_at_once(write):
     with pytest.raises(InvalidRequest) as raised:
         load_spec(write(), ["sead=1", "iterations=0", "algorithm.eta=2"])
     assert all(word in str(raised.value) for word in ("sead", "iterations", "algorithm.eta"))
+    assert len(str(raised.value).splitlines()) == 4  # the file, and nothing but the three
 
 
 @pytest.mark.parametrize("text", ["- a\n- list\n", "a: [1\n", "just words", "x: ${nowhere}\n"])
@@ -145,7 +183,7 @@ def test_a_missing_file_is_named():
 def test_the_jobs_that_are_ready_to_submit_are_valid_and_are_served_here(path, monkeypatch):
     monkeypatch.chdir(JOBS.parent)
     spec = load_spec(path, [])
-    assert Path(spec.model).is_dir()
+    assert Path(spec.model).is_dir() == path.stem.endswith("-tiny")
     names = [reward.name for reward in spec.rewards] + spec.eval_rewards
     assert local_services(Settings(), names)
     check_inputs(spec, Settings())

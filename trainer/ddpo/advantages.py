@@ -1,10 +1,11 @@
 """Advantages: rewards less what was to be expected of their prompt.
 
-DDPO asks running statistics of each prompt what to expect. They take a weighted sum of rewards as
-they take a single one, be its parts raw or z-scores (a z-score tells where a prompt stands among
-its iteration's prompts, so the statistics do not see the level rise). GDPO has compared each sample
-with its prompt's others already, reward by reward; statistics per prompt would undo it: they give
-every prompt a spread of 1, though agreement of the rewards is what should widen it.
+DDPO asks running statistics of each prompt what to expect; GRPO asks the prompt's other samples of
+the same iteration, and needs no memory. Both take a weighted sum of rewards as they take a single
+one, be its parts raw or z-scores (a z-score tells where a prompt stands among its iteration's
+prompts, so running statistics do not see the level rise). GDPO has compared each sample with its
+prompt's others already, reward by reward; statistics per prompt would undo it: they give every
+prompt a spread of 1, though agreement of the rewards is what should widen it.
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.rewards import EPSILON
+from trainer.rewards import EPSILON, group_zscores
 
 # Added to a prompt's standard deviation, as in kvablack/ddpo-pytorch (stat_tracking.py).
 PROMPT_EPSILON = 1e-6
@@ -32,6 +33,18 @@ def batch_advantages(rewards: NDArray[np.float64], advantage_clip: float) -> NDA
     spread = rewards.std(ddof=1) if len(rewards) > 1 else 0.0
     normalised: NDArray[np.float64] = (rewards - rewards.mean()) / (spread + EPSILON)
     return normalised.clip(-advantage_clip, advantage_clip)
+
+
+def group_advantages(
+    prompts: Sequence[str], rewards: NDArray[np.float64], advantage_clip: float
+) -> NDArray[np.float64]:
+    """(r − mean) / (std + ε) within each prompt's samples of this iteration, clipped, [N].
+
+    The group-relative advantage of GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1.2), as
+    Flow-GRPO has it for images (Liu et al. 2025, arXiv 2505.05470). Spread and ε are those of
+    `group_zscores`; a prompt with one sample has nothing to compare it with: it gets 0.
+    """
+    return group_zscores(rewards, prompts).clip(-advantage_clip, advantage_clip)
 
 
 class PerPromptStatistics:

@@ -1,4 +1,4 @@
-"""DDPO-IS: sample, score, and raise the probability of the denoising steps that paid off."""
+"""DDPO: sample, score, and raise the probability of the denoising steps that paid off."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,25 +7,39 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.algorithm import Metrics, Preview, State
-from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages
+from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
 from trainer.ddpo.config import DDPOConfig
-from trainer.ddpo.policy import DenoisingPolicy
-from trainer.ddpo.rollout import Rollout, collect
-from trainer.ddpo.update import UpdateStatistics, accumulate_gradient, apply_gradient
+from trainer.ddpo.timesteps import chosen_timesteps
+from trainer.ddpo.update import Share, UpdateStatistics, accumulate_gradient
+from trainer.denoising.finetuner import Finetuner
 from trainer.diffusion import Diffusion
-from trainer.optimizer_state import restore_training_tensors, training_tensors
-from trainer.rewards import weighted_sum
+from trainer.interrupt import Interrupt
+from trainer.ranks import Ranks
+from trainer.rewards import reward_metrics, weighted_sum
+from trainer.rollout import Collector, Rollout, RolloutInFlight
 from trainer.scoring import RewardScorer
 from trainer.seeds import generator
+from trainer.shares import stratified_shares
 from trainer.spec import RewardSpec
 
-PREVIEW_SIZE = 8
+IN_FLIGHT = "in_flight."
+"""Prefix of a checkpoint's tensors that are of a rollout rather than of the model."""
 
 
 class DDPO:
-    """Denoising diffusion policy optimization with importance sampling, Black et al. 2023.
+    """Denoising diffusion policy optimization, Black et al. 2023 (arXiv 2305.13301).
+
+    With `staleness: 1` an iteration is sampled while the rewards of the one before arrive, by the
+    parameters from before that one's updates. The importance ratio of DDPO-IS is taken against
+    those: log p_θ_old is what the sampler itself recorded with each step. The estimator is unbiased
+    for samples of any θ_old, so it holds for older ones, too; its variance grows with the distance,
+    and clipping bounds how far an update may go from θ_old, which is now up to two iterations away.
+    Ratios then start outside of a narrow clip range, and pairs that are clipped teach nothing.
+    DDPO-SF has no ratio to correct for that, and is refused. One rollout more is sampled than there
+    are iterations: the one in flight when training ends.
 
     Args:
         diffusion: the generator; gets adapters if the config says so.
@@ -34,6 +48,10 @@ class DDPO:
         rewards: what is maximised, all by group or none.
         scorer: gives the rewards, in the background.
         seed: of all randomness in training, together with the iteration.
+        ranks: the processes that train together; None for this one alone. All of them call `step`,
+            `state_dict` and `load_state_dict` together.
+        keep_reference: have `kl`, which without LoRA costs a copy of the UNet.
+        interrupt: ends a step midway.
         debug: check in every iteration that its first update starts at ratio 1.
     """
 
@@ -46,72 +64,74 @@ class DDPO:
         scorer: RewardScorer,
         seed: int,
         *,
+        ranks: Ranks | None = None,
+        keep_reference: bool = False,
+        interrupt: Interrupt | None = None,
         debug: bool = False,
     ) -> None:
-        if config.lora is not None:
-            diffusion.add_lora(
-                rank=config.lora.rank,
-                alpha=config.lora.alpha,
-                target_modules=config.lora.target_modules,
-                seed=seed,
-            )
-        self._diffusion = diffusion
+        self._ranks = ranks or Ranks.alone()
+        self._finetuner = Finetuner(
+            diffusion,
+            config,
+            prompts,
+            seed,
+            self._ranks,
+            keep_reference=keep_reference or config.kl_weight > 0,
+            interrupt=interrupt,
+        )
         self._config = config
-        self._prompts = list(prompts)
         self._rewards = tuple(rewards)
-        self._scorer = scorer
         self._seed = seed
         self._debug = debug
         self._iteration = 0
-        self._policy = DenoisingPolicy(
-            diffusion.unet,
-            diffusion.scheduler,
-            steps=config.sampling_steps,
-            eta=config.eta,
-            guidance_scale=config.guidance_scale,
-            unconditional=diffusion.encode([""]),
+        self._ahead: RolloutInFlight | None = None
+        self._collector = Collector(
+            diffusion,
+            self._finetuner.policy,
+            scorer,
+            prompts,
+            samples=config.samples_per_iteration,
+            batch_size=config.sample_batch_size,
+            seed=seed,
+            ranks=self._ranks,
         )
         self._statistics = PerPromptStatistics(
             config.per_prompt_buffer, config.per_prompt_min_count, config.advantage_clip
-        )
-        self._parameters = diffusion.trainable()
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
         )
 
     def step(self) -> Metrics:
         """One iteration: sample, score, update.
 
         Nothing changes before all rewards are there: an exception raised while waiting for them
-        leaves the state as it was.
+        leaves the state as it was. One raised later leaves a state between two iterations.
 
         Raises:
             RewardFailed: no sample got a reward.
+            Interrupted: asked to stop, here or on another rank.
+            RankFailed: another rank cannot go on.
             RuntimeError: in debug, the first update did not start at ratio 1.
         """
-        rollout = collect(
-            self._diffusion,
-            self._policy,
-            self._scorer,
-            self._prompts,
-            samples=self._config.samples_per_iteration,
-            batch_size=self._config.sample_batch_size,
-            key=(self._seed, self._iteration),
-        )
+        now, collector = self._iteration, self._collector
+        flight = self._ahead or collector.start(now, now)
+        ahead = None
+        if self._config.staleness:
+            ahead = collector.start(now + 1, now)
+            self._ranks.agree(ahead.error)
+        rollout = collector.finish(flight)
+        self._ahead = ahead
+        del flight  # its paths would be in memory twice during the updates
         rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)
         advantages = self._advantages(rollout.prompts, rewards)
         start = time.perf_counter()
         updates = list(self._updates(rollout, advantages))
         metrics = {
-            **_reward_metrics(rollout, rewards),
+            **reward_metrics(rewards, rollout.per_reward),
+            "samples": float(len(rewards)),
+            "dropped": float(rollout.dropped),
             "advantage_mean": float(advantages.mean()),
             "advantage_std": float(advantages.std()),
-            **_update_metrics(updates),
-            "sampling_seconds": rollout.sampling_seconds,
+            **self._update_metrics(updates),
+            "sampling_seconds": (ahead or rollout).sampling_seconds,
             "reward_wait_seconds": rollout.reward_wait_seconds,
         }
         metrics["update_seconds"] = time.perf_counter() - start
@@ -121,44 +141,65 @@ class DDPO:
     def _advantages(
         self, prompts: Sequence[str], rewards: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        if self._rewards[0].normalize == "group":
+        if self._rewards[0].normalize == "group" or self._config.advantages == "global":
             return batch_advantages(rewards, self._config.advantage_clip)
+        if self._config.advantages == "group":
+            return group_advantages(prompts, rewards, self._config.advantage_clip)
         return self._statistics.advantages(prompts, rewards)
 
     def _updates(
         self, rollout: Rollout, advantages: NDArray[np.float64]
-    ) -> Iterator[UpdateStatistics]:
-        """Run the updates, each on an equal share of the samples; every pass shares anew."""
-        config, device = self._config, self._diffusion.device
-        on_device = torch.from_numpy(advantages).float().to(device)
-        count = len(rollout.prompts)
+    ) -> Iterator[tuple[UpdateStatistics, Tensor]]:
+        """Run the updates, each on an equal share of the samples; every pass shares anew.
+
+        Yields:
+            the statistics of each, and the norm of its gradient.
+        """
+        config, finetuner = self._config, self._finetuner
         for epoch in range(config.inner_epochs):
             key = (self._seed, self._iteration, "shuffle", epoch)
-            order = torch.randperm(count, generator=generator(*key))
-            # Dropped samples leave shares that differ by one, or fewer shares than updates.
-            shares = order.tensor_split(min(config.updates_per_iteration, count))
-            for number, share in enumerate(shares):
-                samples = share.to(device)
-                loss, kl, clipped, deviation = accumulate_gradient(
-                    self._policy,
-                    rollout.latents[samples],
-                    rollout.log_probs[samples],
-                    rollout.embeddings[samples],
-                    on_device[samples],
-                    clip_range=config.clip_range,
-                    rows_per_forward=config.rows_per_forward,
-                    order=generator(*key, number),
-                )
+            shares = stratified_shares(
+                rollout.batches, config.updates_per_iteration, generator(*key)
+            )
+            for number, samples in enumerate(shares):
+                share = self._share(rollout, advantages, samples, (*key, number))
+                order = generator(*key, number, "order")
+                statistics = accumulate_gradient(finetuner, share, config, order, self._ranks)
                 if self._debug and epoch == number == 0:
-                    self._check_on_policy(float(deviation))
-                norm = apply_gradient(
-                    self._optimizer, list(self._parameters.values()), config.max_grad_norm
-                )
-                yield UpdateStatistics(loss, kl, clipped, deviation, norm)
+                    self._check_on_policy(rollout, float(statistics.ratio_deviation))
+                yield statistics, finetuner.apply_gradient()
 
-    def _check_on_policy(self, deviation: float) -> None:
-        """Before the first update the policy is the one that sampled, so every ratio must be 1."""
-        if deviation > self._config.clip_range:
+    def _share(
+        self,
+        rollout: Rollout,
+        advantages: NDArray[np.float64],
+        samples: Tensor,
+        key: tuple[str | int, ...],
+    ) -> Share:
+        """What this rank has of `samples` [n], which number those of all ranks."""
+        timesteps = chosen_timesteps(
+            len(samples),
+            self._finetuner.policy.steps,
+            self._config.timestep_fraction,
+            generator(*key, "timesteps"),
+        )
+        places, rows = rollout.rows_of(samples.numpy())
+        here, device = samples[places], self._finetuner.diffusion.device
+        return Share(
+            rollout.latents[rows],
+            rollout.log_probs[rows],
+            rollout.conditioning[rows],
+            torch.from_numpy(advantages)[here].float().to(device),
+            timesteps[places].to(device),
+            pairs=timesteps.numel(),
+        )
+
+    def _check_on_policy(self, rollout: Rollout, deviation: float) -> None:
+        """Before the first update the policy is the one that sampled, so every ratio must be 1.
+
+        Unless it was another: that of an iteration ago, with `staleness: 1`.
+        """
+        if rollout.sampled_after == self._iteration and deviation > self._config.clip_range:
             raise RuntimeError(
                 f"iteration {self._iteration}: a probability ratio is off 1 by {deviation:.1e} "
                 f"before the first update, beyond clip_range {self._config.clip_range:.1e}: "
@@ -166,42 +207,47 @@ class DDPO:
                 "precision, TF32, dropout?)"
             )
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Images [N, H, W, 3] by the sampler of training, with noise training never draws.
+    def _update_metrics(self, updates: Sequence[tuple[UpdateStatistics, Tensor]]) -> Metrics:
+        """Means over the updates, except for the ratio, which only the first must have at 1."""
+        names = ["loss", "approx_kl", "clipfrac"]
+        if self._config.kl_weight > 0:
+            names.append("kl_reference")
+        means = {
+            name: float(torch.stack([getattr(update, name) for update, _ in updates]).mean())
+            for name in names
+        }
+        means["grad_norm"] = float(torch.stack([norm for _, norm in updates]).mean())
+        return {**means, "ratio_deviation_first": float(updates[0][0].ratio_deviation)}
 
-        An image depends on its own prompt and seed, not on its neighbours (but for rounding).
-        """
-        images = []
-        size = self._config.sample_batch_size
-        shape = (self._policy.steps + 1, *self._diffusion.latent_shape)
-        for start in range(0, len(prompts), size):
-            batch = slice(start, start + size)
-            noise = torch.stack(
-                [torch.randn(shape, generator=generator("evaluation", s)) for s in seeds[batch]]
-            )
-            path = self._policy.sample(
-                self._diffusion.encode(prompts[batch]), noise.to(self._diffusion.device)
-            )
-            images.append(self._diffusion.decode(path.latents[:, -1]))
-        return np.concatenate(images)
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """See `Finetuner.generate`."""
+        return self._finetuner.generate(prompts, seeds)
+
+    def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """See `Finetuner.kl`."""
+        return self._finetuner.kl(prompts, seeds)
 
     def preview(self) -> Preview:
-        """Images of a few training prompts, evenly spread over their list."""
-        count = min(PREVIEW_SIZE, len(self._prompts))
-        prompts = [self._prompts[i * len(self._prompts) // count] for i in range(count)]
-        seeds = range(count)
-        return Preview(self.generate(prompts, seeds), tuple(prompts), tuple(seeds))
+        """See `Finetuner.preview`."""
+        return self._finetuner.preview()
 
     def save(self, folder: Path) -> None:
-        """Write the trained model into `folder`; see `Diffusion.save`."""
-        self._diffusion.save(folder)
+        """See `Finetuner.save`."""
+        self._finetuner.save(folder)
 
     def state_dict(self) -> State:
-        """All that an exact resume needs; randomness is a function of seed and iteration."""
-        return {
-            "tensors": training_tensors(self._parameters, self._optimizer),
-            "state": {"iteration": self._iteration, "rewards": self._statistics.state_dict()},
-        }
+        """All that an exact resume needs; randomness is a function of seed and iteration.
+
+        Of a rollout in flight that is the paths: its rewards are asked for again on resume, which
+        gives the same ones and makes no checkpoint wait for the jury.
+        """
+        tensors = self._finetuner.state()
+        state = {"iteration": self._iteration, "rewards": self._statistics.state_dict()}
+        if self._ahead is not None:
+            paths = self._collector.tensors(self._ahead)
+            tensors |= {f"{IN_FLIGHT}{name}": value for name, value in paths.items()}
+            state["in_flight"] = [self._ahead.iteration, self._ahead.sampled_after]
+        return {"tensors": tensors, "state": state}
 
     def load_state_dict(self, state: State) -> None:
         """Continue where `state_dict` was taken: the next step is the one it would have been.
@@ -209,26 +255,12 @@ class DDPO:
         Raises:
             ValueError: the state is of another model or of other trainable parameters.
         """
-        restore_training_tensors(state["tensors"], self._parameters, self._optimizer)
-        self._iteration = state["state"]["iteration"]
-        self._statistics.load_state_dict(state["state"]["rewards"])
-
-
-def _reward_metrics(rollout: Rollout, rewards: NDArray[np.float64]) -> Metrics:
-    """Of the weighted sum `rewards` [N], and of each reward as its service gave it."""
-    metrics = {"reward_mean": float(rewards.mean()), "reward_std": float(rewards.std())}
-    for name, values in rollout.per_reward.items():
-        metrics[f"rewards/{name}/mean"] = float(values.mean())
-        metrics[f"rewards/{name}/std"] = float(values.std())
-    metrics["samples"] = float(len(rollout.prompts))
-    metrics["dropped"] = float(rollout.dropped)
-    return metrics
-
-
-def _update_metrics(updates: Sequence[UpdateStatistics]) -> Metrics:
-    """Means over the updates, except for the ratio, which only the first must have at 1."""
-    means = {
-        name: float(torch.stack([getattr(update, name) for update in updates]).mean())
-        for name in ("loss", "approx_kl", "clip_fraction", "grad_norm")
-    }
-    return {**means, "ratio_deviation_first": float(updates[0].ratio_deviation)}
+        tensors, kept = state["tensors"], state["state"]
+        own = {name: value for name, value in tensors.items() if not name.startswith(IN_FLIGHT)}
+        self._finetuner.restore(own)
+        self._iteration = kept["iteration"]
+        self._statistics.load_state_dict(kept["rewards"])
+        self._ahead = None
+        if "in_flight" in kept:
+            paths = {name.removeprefix(IN_FLIGHT): tensors[name] for name in tensors.keys() - own}
+            self._ahead = self._collector.resume(paths, *kept["in_flight"])

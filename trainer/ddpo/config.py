@@ -2,78 +2,33 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trainer.denoising.config import DenoisingConfig, require_multiple
 
 
-class LoraConfig(BaseModel):
-    """Low-rank adapters on the UNet's attention (Hu et al. 2021, arXiv 2106.09685)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    rank: int = Field(4, ge=1, description="Rank r of each adapter; 4 as in TRL's DDPO trainer.")
-    alpha: float = Field(
-        4.0, gt=0, description="Scale: adapters are multiplied by alpha / rank; 4 as in TRL."
-    )
-    target_modules: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"),
-        min_length=1,
-        description="Names (endings) of the linear layers that get an adapter: all of attention.",
-    )
+def _default_updates(fields: dict[str, Any]) -> int:
+    return 1 if fields.get("estimator") == "score_function" else 4
 
 
-def _default_learning_rate(fields: dict[str, Any]) -> float:
-    return 1e-5 if fields.get("lora") is None else 3e-4
-
-
-class DDPOConfig(BaseModel):
-    """The importance-sampling variant, DDPO-IS; defaults are the paper's table in appendix D.5.
-
-    Where the paper is silent the default is that of the authors' code: `jannerm/ddpo`
-    (`config/base.py`) or its PyTorch successor `kvablack/ddpo-pytorch` (`config/base.py`).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class DDPOConfig(DenoisingConfig):
+    """DDPO-IS and DDPO-SF; defaults are those of the paper's table in appendix D.5 for DDPO-IS."""
 
     name: Literal["ddpo"] = Field("ddpo", description="Which algorithm this section configures.")
 
-    samples_per_iteration: int = Field(
-        256, ge=1, description="Images sampled and scored per iteration; paper D.1."
+    estimator: Literal["importance", "score_function"] = Field(
+        "importance",
+        description="Of the policy gradient: DDPO-IS, several clipped updates on the samples of an "
+        "iteration, or DDPO-SF, one update without importance ratios; paper 4.3.",
     )
-    sample_batch_size: int = Field(
-        8,
-        ge=1,
-        description="Images sampled at once, and sent to be scored while the next are sampled; "
-        "8 as in ddpo-pytorch's config/dgx.py. Bounded by memory alone.",
-    )
-    sampling_steps: int = Field(50, ge=2, description="Denoising steps T of one image; paper D.5.")
-    guidance_scale: float = Field(
-        5.0,
-        ge=1,
-        description="Classifier-free guidance weight w, in sampling and in training; paper D.5 "
-        "and E.1. 1 means no guidance, and one UNet pass in place of two.",
-    )
-    eta: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="DDIM noise scale; 1 (ancestral sampling) in both public implementations. "
-        "0 would be deterministic, a policy without a density.",
-    )
-
     updates_per_iteration: int = Field(
-        4,
+        default_factory=_default_updates,
         ge=1,
         description="Gradient updates per pass over the samples, each on an equal share of them; "
-        "paper D.1 (4 of 64 samples).",
+        "paper D.1: 4 (of 64 samples), and 1 (of all 256) with score_function.",
     )
     inner_epochs: int = Field(
         1, ge=1, description="Passes over the samples per iteration; 1 in both implementations."
-    )
-    rows_per_forward: int = Field(
-        8,
-        ge=1,
-        description="(sample, timestep) pairs in one UNet pass of an update. Changes memory and "
-        "speed, never the gradient; guidance doubles the rows the UNet sees.",
     )
     clip_range: float = Field(
         1e-4,
@@ -82,23 +37,33 @@ class DDPOConfig(BaseModel):
         description="The importance ratio is clipped to 1 ± this; paper D.1. Small because the "
         "log-probability is a mean over latent dimensions.",
     )
-
-    lora: LoraConfig | None = Field(
-        None, description="Train low-rank adapters; null trains the whole UNet, as the paper does."
-    )
-    learning_rate: float = Field(
-        default_factory=_default_learning_rate,
+    timestep_fraction: float = Field(
+        1.0,
         gt=0,
-        description="AdamW's; 1e-5 for the whole UNet (paper D.5), 3e-4 for LoRA (paper C).",
+        le=1,
+        description="Share of a sample's timesteps that an update trains on, drawn anew for each "
+        "sample and update; 1 in both implementations. Less is faster and noisier, not biased.",
     )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta 1; paper D.5.")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta 2; paper D.5.")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon; paper D.5.")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW's weight decay; paper D.5.")
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="The gradient of an update is scaled down to this norm; paper D.5."
+    kl_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the KL divergence from the model that training started from, added "
+        "to the loss as in DPOK (Fan et al. 2023); none in the paper. Costs another UNet pass per "
+        "pair, and for a whole UNet a frozen copy.",
+    )
+    staleness: Literal[0, 1] = Field(
+        0,
+        description="1: sample the next iteration while the last rewards of this one arrive, with "
+        "the parameters from before this one's updates. Pays where rewards are slow; importance "
+        "ratios stay exact, but start outside of a narrow clip_range: widen it.",
     )
 
+    advantages: Literal["per_prompt", "group", "global"] = Field(
+        "per_prompt",
+        description="What a reward is compared with: the latest rewards of its prompt (paper D.3), "
+        "its prompt's samples of this iteration alone (GRPO, Shao et al. 2024), or all samples of "
+        "this iteration. Rewards with normalize: group are compared as in GDPO, whatever this is.",
+    )
     advantage_clip: float = Field(
         10.0,
         gt=0,
@@ -120,17 +85,23 @@ class DDPOConfig(BaseModel):
 
     @model_validator(mode="after")
     def _counts_fit_together(self) -> Self:
-        samples = self.samples_per_iteration
-        for field in ("sample_batch_size", "updates_per_iteration"):
-            divisor = getattr(self, field)
-            if samples % divisor:
-                raise ValueError(
-                    f"samples_per_iteration ({samples}) must be a multiple of {field} ({divisor}); "
-                    f"the next that fits is {samples + divisor - samples % divisor}"
-                )
+        require_multiple(self, "updates_per_iteration")
         if self.per_prompt_min_count > self.per_prompt_buffer:
             raise ValueError(
                 f"per_prompt_min_count ({self.per_prompt_min_count}) must not exceed "
                 f"per_prompt_buffer ({self.per_prompt_buffer}): no prompt could ever reach it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _score_function_is_on_policy(self) -> Self:
+        if self.estimator == "importance":
+            return self
+        for field, needed in (("updates_per_iteration", 1), ("inner_epochs", 1), ("staleness", 0)):
+            if getattr(self, field) != needed:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}, but estimator: score_function holds only "
+                    "for samples of the very parameters that it updates: set it to "
+                    f"{needed}, or take estimator: importance"
+                )
         return self

@@ -1,7 +1,21 @@
-"""The clipped importance-sampling objective."""
+"""The two estimators of the policy gradient, as losses to be minimised."""
 
 import torch
 from torch import Tensor
+
+
+def score_function_objective(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Loss of each (sample, timestep), whose gradient is -advantage · ∇log_prob, [N].
+
+    The estimator DDPO-SF of Black et al. 2023 (arXiv 2305.13301, section 4.3, the equation marked
+    DDPO_SF), also called REINFORCE (Williams 1992). It holds for samples of the parameters that are
+    differentiated, and so for one update.
+
+    Args:
+        log_prob: [N] log p_θ of the step taken, with gradient.
+        advantage: [N] normalised reward of the sample the step belongs to.
+    """
+    return -advantage * log_prob
 
 
 def clipped_objective(
@@ -9,9 +23,11 @@ def clipped_objective(
 ) -> tuple[Tensor, Tensor]:
     """Loss of each (sample, timestep), whose gradient at ratio 1 is -advantage · ∇log_prob.
 
-    The estimator DDPO-IS of Black et al. 2023 (arXiv 2305.13301, section 4.3) inside the clipped
-    surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347, equation 7), negated to be minimised:
-    max(-A·r, -A·clip(r, 1-ε, 1+ε)) with r = p_θ(x_{t-1} | x_t, c) / p_θ_old(x_{t-1} | x_t, c).
+    The estimator DDPO-IS of Black et al. 2023 (arXiv 2305.13301, section 4.3, the equation marked
+    DDPO_IS) inside the clipped surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347, equation
+    7), negated: max(-A·r, -A·clip(r, 1-ε, 1+ε)) with r = p_θ(x_{t-1} | x_t, c) / p_θ_old(x_{t-1} |
+    x_t, c). It holds whatever has happened to the parameters since they sampled, so long as r is
+    taken against those that did.
 
     Args:
         log_prob: [N] log p_θ of the step taken, with gradient.
@@ -20,8 +36,10 @@ def clipped_objective(
         clip_range: ε.
 
     Returns:
-        loss [N] with gradient, and the ratio r [N] without.
+        loss [N] with gradient, and whether it has one, [N] bool: not where it is clipped, nor where
+        the advantage is 0.
     """
     ratio = torch.exp(log_prob - old_log_prob)
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
-    return torch.maximum(-advantage * ratio, -advantage * clipped), ratio.detach()
+    loss, bound = -advantage * ratio, -advantage * clipped
+    return torch.maximum(loss, bound), (loss >= bound) & (advantage != 0)

@@ -2,32 +2,30 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
 
 from trainer.evaluation import Evaluation
 from trainer.report.charts import Axis, Curve, Histogram, curve, histograms
+from trainer.report.data_uris import LARGEST_PICTURE, WEBP_QUALITY, data_uris
 from trainer.report.notation import duration, fixed, significant
 from trainer.report.pictures import SMALL_PICTURE
 from trainer.report.results import NORMALIZATIONS, Result
+from trainer.report.watch import notes, watched
 from trainer.spec import JobSpec
 
 PAIRS_SHOWN = 64
 PAIRS_OPEN = 16
-LARGEST_PICTURE = 256  # pixels; 128 pictures of 512 x 512 would make a page of some 60 MB
 
 HEALTH = {
     "approx_kl": "½ (log ratio)², how far an update moves the policy",
-    "clip_fraction": "share of steps whose ratio left the clip range",
+    "clipfrac": "share of steps whose ratio left the clip range",
+    "effective_samples": "so many samples of equal weight would say as much as the weighted ones",
     "grad_norm": "gradient norm before it is scaled down",
     "reward_wait_fraction": "share of time spent waiting for rewards",
 }
@@ -78,7 +76,8 @@ def render_page(
     )
     script = environment.get_template("report.js").render()
     results = Result.all_of(summary)
-    pairs = _pairs(results, before, after)
+    pairs, lossy = _pairs(results, before, after)
+    size = before.images.shape[1:3]
     return environment.get_template("report.html.j2").render(
         # The page's policy allows this one script by its digest, and no request at all.
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -90,11 +89,15 @@ def render_page(
         pairs_folded=pairs[PAIRS_OPEN:],
         shown=len(pairs),
         evaluated=len(before.prompts),
-        size=before.images.shape[1:3],
-        pixelated=max(before.images.shape[1:3]) < SMALL_PICTURE,
+        size=size,
+        reduced=LARGEST_PICTURE if max(size) > LARGEST_PICTURE else None,
+        lossy=WEBP_QUALITY if lossy else None,
+        pixelated=max(size) < SMALL_PICTURE,
         normalizations=NORMALIZATIONS,
         total=_total(spec, metrics),
         sections=[_section(result, before, after, metrics) for result in results],
+        notes=notes(summary, spec.iterations),
+        watched=watched(summary),
         health=_health(metrics),
         resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
@@ -117,24 +120,27 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _pairs(results: Sequence[Result], before: Evaluation, after: Evaluation) -> list[Pair]:
-    def shot(evaluation: Evaluation, i: int) -> Shot:
+def _pairs(
+    results: Sequence[Result], before: Evaluation, after: Evaluation
+) -> tuple[list[Pair], bool]:
+    """The first pairs, and whether their pictures lost something to make the page smaller."""
+    count = min(len(before.prompts), PAIRS_SHOWN)
+    sources, lossy = data_uris([*before.images[:count], *after.images[:count]])
+
+    def shot(evaluation: Evaluation, i: int, source: str) -> Shot:
         scores = [(r.reward, r.score(float(evaluation.scores[r.reward][i]))) for r in results]
-        return Shot(_data_uri(evaluation.images[i]), scores)
+        return Shot(source, scores)
 
-    return [
-        Pair(before.prompts[i], before.seeds[i], shot(before, i), shot(after, i))
-        for i in range(min(len(before.prompts), PAIRS_SHOWN))
+    pairs = [
+        Pair(
+            before.prompts[i],
+            before.seeds[i],
+            shot(before, i, sources[i]),
+            shot(after, i, sources[count + i]),
+        )
+        for i in range(count)
     ]
-
-
-def _data_uri(image: NDArray[np.uint8]) -> str:
-    """An image [H, W, 3] as PNG, made smaller where it is larger than the page shows it."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return pairs, lossy
 
 
 def _section(

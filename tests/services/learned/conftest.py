@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from salon.reward.v1 import learned_reward_pb2_grpc
 from services.admission import Admission
 from services.answering import Answering
 from services.learned.servicer import LearnedServicer
@@ -34,7 +33,7 @@ def channel(reward, admission, metrics):
     servicer = LearnedServicer(Limits(), answering)
     servicer.host([reward])
     server = grpc.server(ThreadPoolExecutor(4))
-    learned_reward_pb2_grpc.add_LearnedRewardServiceServicer_to_server(servicer, server)
+    servicer.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     # Otherwise gRPC takes the more ahead of its reader, the faster the connection is.

@@ -8,7 +8,8 @@ import pytest
 from salon.reward.v1 import learned_reward_pb2 as wire
 from salon.reward.v1 import reward_pb2
 from salon.reward.v1.learned_reward_pb2_grpc import LearnedRewardServiceStub
-from tests.services.learned.learning import SMALL, discriminator, images
+from tests.fixtures.service import wait_until
+from tests.services.learned.learning import SMALL, discriminator, fit, images
 
 
 @pytest.fixture
@@ -56,6 +57,22 @@ def test_bytes_are_counted_as_read_and_not_as_claimed(channel, counted):
     # A repeat is answered without being read.
     stub.Fit(real, timeout=30)
     assert (counted("image"), counted("image_bytes")) == (1, 256)
+
+
+def test_an_export_counts_as_it_ended(channel, counted, reward):
+    fit(reward, "job", [], steps=0, **SMALL | {"base_width": 256})
+    stub = LearnedRewardServiceStub(channel)
+    # Of 8 MB, more than a connection holds, one piece is read.
+    left = stub.Export(wire.ExportRequest(instance="job"))
+    assert next(left).version
+    assert counted("request", code="OK") == 0, "it is under way"
+    left.cancel()
+    wait_until(lambda: counted("request", code="DEADLINE_EXCEEDED") == 1, "the caller left")
+    assert len(list(stub.Export(wire.ExportRequest(instance="job"), timeout=30))) > 2
+    wait_until(lambda: counted("request", code="OK") == 1, "the last piece went")
+    with pytest.raises(grpc.RpcError):
+        list(stub.Export(wire.ExportRequest(instance="nobody"), timeout=30))
+    assert counted("request", code="NOT_FOUND") == 1
 
 
 def test_an_import_counts_for_the_reward_that_its_first_piece_names(channel, counted):

@@ -189,7 +189,7 @@ def test_one_bad_example_is_named_and_none_is_taken(client, words):
     ("changes", "words"),
     [
         ({"request_id": "a" * 129}, "request_id must be 1 to 128 characters, it is 129"),
-        ({"examples": examples(1) * 600}, "1204 examples in one call, at most 1024"),
+        ({"examples": examples(1) * 600}, "more than 1024 examples in one call: split"),
         ({"shared_file": "batch"}, "shared_file batch: No such file"),
         ({"instance": "../up"}, "must be 1 to 64 letters"),
     ],

@@ -52,3 +52,23 @@ def test_the_version_names_the_encoder():
 def test_the_service_needs_no_torch(module):
     program = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
+def test_threads_that_have_ended_leave_no_files_open():
+    program = """
+import os, threading
+import numpy as np
+from services.rewards.jpeg import jpeg_kilobytes
+
+image = np.zeros((8, 8, 3), np.uint8)
+jpeg_kilobytes(image)
+before = os.listdir("/proc/self/fd")
+for _ in range(3):
+    thread = threading.Thread(target=jpeg_kilobytes, args=(image,))
+    thread.start()
+    thread.join()
+assert len(os.listdir("/proc/self/fd")) == len(before)
+"""
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages
+from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
 from trainer.rewards import group_zscores
 
 
@@ -92,3 +92,14 @@ def test_gdpo_tells_apart_what_statistics_per_prompt_do_not():
 
 def test_one_sample_has_nothing_to_be_compared_with():
     assert batch_advantages(np.array([3.0]), advantage_clip=5).tolist() == [0.0]
+
+
+def test_group_advantages_on_numbers_worked_by_hand():
+    # "p": mean 2, variance (4 + 1 + 9) / 2 = 7. "q": mean 10, variance 2. "r" is alone.
+    prompts = ["p", "q", "p", "r", "q", "p"]
+    rewards = np.array([0.0, 9.0, 1.0, 50.0, 11.0, 5.0])
+    expected = [-2 / 7**0.5, -1 / 2**0.5, -1 / 7**0.5, 0, 1 / 2**0.5, 3 / 7**0.5]
+    advantages = group_advantages(prompts, rewards, advantage_clip=10)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-4)
+    clipped = group_advantages(prompts, rewards, advantage_clip=1)
+    np.testing.assert_allclose(clipped, np.clip(advantages, -1, 1))

@@ -6,7 +6,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from trainer.ddpo.config import DDPOConfig, LoraConfig
+from trainer.ddpo.config import DDPOConfig
+from trainer.denoising.config import LoraConfig
 
 
 def test_defaults_are_the_papers_table():
@@ -33,6 +34,12 @@ def test_lora_has_a_learning_rate_of_its_own_unless_one_is_given():
     assert DDPOConfig(lora=LoraConfig(), learning_rate=1e-3).learning_rate == 1e-3
 
 
+def test_the_score_function_estimator_has_one_update_of_all_samples():
+    config = DDPOConfig(estimator="score_function")
+    assert (config.updates_per_iteration, config.inner_epochs) == (1, 1)
+    assert DDPOConfig.model_validate(config.model_dump(mode="json")) == config
+
+
 def test_a_resolved_config_means_the_same_again():
     config = DDPOConfig.model_validate({"lora": {}, "eta": 0.5})
     assert DDPOConfig.model_validate(config.model_dump(mode="json")) == config
@@ -54,6 +61,13 @@ def test_a_resolved_config_means_the_same_again():
         ({"clip_range": "wide"}, "valid number"),
         ({"learning_rate": float("nan")}, "finite number"),
         ({"name": "rwr"}, "Input should be 'ddpo'"),
+        ({"timestep_fraction": 0}, "greater than 0"),
+        ({"timestep_fraction": 1.5}, "less than or equal to 1"),
+        ({"kl_weight": -1}, "greater than or equal to 0"),
+        ({"staleness": 2}, "Input should be 0 or 1"),
+        ({"estimator": "score_function", "updates_per_iteration": 4}, "updates_per_iteration is 4"),
+        ({"estimator": "score_function", "inner_epochs": 2}, "inner_epochs is 2"),
+        ({"estimator": "score_function", "staleness": 1}, "take estimator: importance"),
     ],
 )
 def test_refusals_name_the_problem(values, message):

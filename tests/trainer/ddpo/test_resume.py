@@ -78,6 +78,34 @@ def test_resume_is_exact(pipeline_folder, config, scorer, tmp_path, normalize):
     )
 
 
+def test_resume_with_a_rollout_in_flight_is_exact(pipeline_folder, scorer, tmp_path):
+    """It was sampled by parameters that are gone, and is sent to be scored once more."""
+    config = DDPOConfig(
+        samples_per_iteration=4,
+        sample_batch_size=2,
+        updates_per_iteration=2,
+        sampling_steps=3,
+        rows_per_forward=5,
+        learning_rate=1e-3,
+        clip_range=0.1,
+        staleness=1,
+    )
+    whole = start(pipeline_folder, config, scorer)
+    whole.step()
+    halfway = on_disk(whole.state_dict(), tmp_path)
+    assert halfway["state"]["in_flight"] == [1, 0]
+    sent = [images.tobytes() for images, _ in scorer.submitted]
+    expected = comparable(whole.step())
+
+    resumed = start(pipeline_folder, config, scorer)
+    scorer.submitted.clear()
+    resumed.load_state_dict(halfway)
+    assert [images.tobytes() for images, _ in scorer.submitted] == sent[2:]
+    assert_equal(resumed.state_dict(), halfway)
+    assert comparable(resumed.step()) == expected
+    assert_equal(resumed.state_dict(), whole.state_dict())
+
+
 def test_every_batch_of_every_iteration_has_its_own_noise(pipeline_folder, scorer):
     config = DDPOConfig(
         samples_per_iteration=2,

@@ -52,7 +52,8 @@ def browser(tmp_path_factory):
 def address(tmp_path_factory):
     """Where the report of a run of two rewards lies."""
     folder = RunFolder(tmp_path_factory.mktemp("run"), fence=lambda: None)
-    run = finished_run(rewards=("brightness", "second"))
+    during = [(i, {"eval/kl": 0.5 * i}) for i in (2, 4)]
+    run = finished_run(rewards=("brightness", "second"), during=during)
     write_report(folder, run.spec, run.summary, run.before, run.after, run.metrics)
     return (folder.path / "report.html").as_uri()
 
@@ -145,6 +146,21 @@ def test_the_curve_says_its_values_to_pointer_and_keys(page):
     assert output.text == "iteration 6: 0.800 ± 0.050"
     frame.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert output.text == "iteration 5: 0.700 ± 0.050"
+
+
+def test_evaluations_during_training_are_curves_that_answer_too(page):
+    section = page.find_element(By.CSS_SELECTOR, "section[aria-labelledby=watch]")
+    frames = section.find_elements(By.CSS_SELECTOR, "[data-points]")
+    assert [frame.accessible_name.split()[0] for frame in frames] == [
+        "eval/brightness/mean",
+        "eval/second/mean",
+        "eval/kl",
+    ]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", frames[2])
+    output = frames[2].find_element(By.TAG_NAME, "output")
+    assert output.text == "iteration 4: 2.00"
+    frames[2].send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert output.text == "iteration 2: 1.00"
 
 
 def test_it_fits_a_phone(page):

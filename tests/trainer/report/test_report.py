@@ -1,5 +1,7 @@
 """The two files of a report, without a browser."""
 
+import base64
+import io
 import re
 
 import numpy as np
@@ -56,9 +58,23 @@ def test_every_pair_is_there_and_an_error_is_a_dash():
 def test_it_stays_bounded_with_many_and_large_pictures():
     run = finished_run(samples=70, size=300)
     page = render(run)
-    assert page.count("data:image/png;base64,") == 128
-    assert "the first 64 of 70" in text_of(page)
+    # Noise, the worst there is: as PNG these pictures would be of 25 MB.
+    assert page.count("data:image/webp;base64,") == 128
+    assert len(page) < 12e6
+    text = text_of(page)
+    assert "the first 64 of 70" in text
+    assert "Generated at 300 × 300 pixels, shown at most 256 wide or high." in text
+    assert "they are WebP of quality 85, which is not what was scored" in text
     assert 'class="gallery"' in page, "large pictures are not pixelated"
+
+
+def test_small_pictures_are_exact():
+    run = finished_run(samples=3)
+    page = render(run)
+    first = re.search(r'src="data:image/png;base64,([^"]*)"', page).group(1)
+    with Image.open(io.BytesIO(base64.b64decode(first))) as picture:
+        assert np.array_equal(np.asarray(picture), run.before.images[0])
+    assert "WebP" not in text_of(page)
 
 
 def test_nothing_in_it_points_outside():
@@ -143,7 +159,7 @@ def test_absent_and_broken_metrics_leave_their_charts_out():
     run = finished_run()
     for entry in run.metrics:
         del entry["grad_norm"]
-        entry["clip_fraction"] = float("nan")
+        entry["clipfrac"] = float("nan")
     page = render(run)
     titles = re.findall(r"<figcaption><b>([^<]*)</b>", page)
     assert titles == ["In training", "In evaluation", "approx_kl", "reward_wait_fraction"]

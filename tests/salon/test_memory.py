@@ -5,7 +5,7 @@ from tests.fixtures.service import REPOSITORY
 
 PROGRAM = """
 import resource, sys
-from services.memory import keep_freed_memory
+from salon.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def fill():

@@ -1,4 +1,4 @@
-"""The allocator's settings for a process that receives megabytes in every call."""
+"""The allocator's settings for a process that handles megabytes, over and over."""
 
 import ctypes
 
@@ -14,8 +14,9 @@ def keep_freed_memory() -> bool:
 
     By default a block of megabytes is mapped anew each time, and the kernel must clear each of its
     pages: of the 3.6 ms of processor time that bare gRPC took to receive 6.3 MB, on an AMD EPYC,
-    1.8 ms were that. In return up to 256 MiB of freed memory stay with the process. One arena for
-    all threads keeps it at that.
+    1.8 ms were that. A trainer's passes through a small UNet spent 3 to 8 % of their processor time
+    so, the more the more rows they had. In return up to 256 MiB of freed memory stay with the
+    process. One arena for all threads keeps it at that.
 
     Returns:
         False where the C library is another one, whose defaults then stand.

@@ -1,0 +1,1 @@
+"""How fast DDPO trains, beside the DDPO trainer of TRL, at equal mathematics."""

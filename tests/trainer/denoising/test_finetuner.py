@@ -1,0 +1,209 @@
+"""Optimisation, averaging, precision and files of a UNet in training."""
+
+import numpy as np
+import pytest
+import torch
+
+from salon.errors import InvalidRequest
+from trainer.denoising.config import DenoisingConfig, LoraConfig
+from trainer.denoising.finetuner import Finetuner
+from trainer.diffusion import Diffusion
+
+PROMPTS = ["a", "b", "c"]
+LORA = LoraConfig(rank=2, alpha=3)
+
+
+def make_finetuner(diffusion, keep_reference=False, **changes):
+    values = {
+        "samples_per_iteration": 8,
+        "sampling_steps": 3,
+        "learning_rate": 1e-2,
+        "guidance_scale": 2.0,
+        **changes,
+    }
+    config = DenoisingConfig(**values)
+    return Finetuner(diffusion, config, PROMPTS, seed=0, keep_reference=keep_reference)
+
+
+def draw(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loss_of(finetuner, seed=0):
+    """Of two steps taken by the policy as it is, less probable from now on."""
+    latents, noise = draw(seed, 2, 2, 4, 8, 8)
+    steps = torch.tensor([0, 1]), finetuner.diffusion.encode(["a", "b"])
+    with torch.no_grad():
+        mean, sigma = finetuner.policy.step(latents, *steps)
+    return finetuner.policy.log_prob(latents, mean + sigma * noise, *steps).mean()
+
+
+def train(finetuner, updates=1):
+    for seed in range(updates):
+        finetuner.backward(loss_of(finetuner, seed))
+        finetuner.apply_gradient()
+
+
+def copies(finetuner):
+    return {name: p.detach().clone() for name, p in finetuner.parameters.items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_the_gradient_is_scaled_down_and_cleared(diffusion):
+    finetuner = make_finetuner(diffusion, max_grad_norm=0.5)
+    for parameter in finetuner.parameters.values():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    count = sum(parameter.numel() for parameter in finetuner.parameters.values())
+    seen = []
+    step = finetuner._optimizer.step
+
+    def watch():
+        seen.extend(p.grad.norm() for p in finetuner.parameters.values())
+        return step()
+
+    finetuner._optimizer.step = watch
+    norm = finetuner.apply_gradient()
+    assert norm.item() == pytest.approx(2 * count**0.5, rel=1e-5)
+    assert torch.stack(seen).norm().item() == pytest.approx(0.5, rel=1e-4)
+    assert all(parameter.grad is None for parameter in finetuner.parameters.values())
+
+
+def test_the_average_is_the_recursion_and_makes_the_pictures(diffusion, tmp_path):
+    finetuner = make_finetuner(diffusion, ema_decay=0.2)
+    expected = copies(finetuner)
+    for update in range(3):
+        train(finetuner)
+        # The first steps weigh more, until decay is what was asked for (tf.train's rule).
+        decay = 0.0 if update == 0 else min(0.2, (1 + update) / (10 + update))
+        for name, value in expected.items():
+            value.mul_(decay).add_((1 - decay) * finetuner.parameters[name].detach())
+    trained = copies(finetuner)
+    state = finetuner.state()
+    for name, value in expected.items():
+        torch.testing.assert_close(state[f"average.{name}"], value)
+    pictures = finetuner.generate(PROMPTS, [1, 2, 3])
+    finetuner.save(tmp_path / "model")
+    assert_equal(copies(finetuner), trained)
+    saved = Diffusion.load(str(tmp_path / "model"))
+    assert_equal(saved.trainable(), {n: state[f"average.{n}"] for n in trained})
+    plain = make_finetuner(saved)
+    np.testing.assert_array_equal(plain.generate(PROMPTS, [1, 2, 3]), pictures)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ema_decay": 0.9, "lora": LORA}, {"precision": "fp16", "ema_decay": 0.9}]
+)
+def test_a_restored_run_continues_as_the_one_it_was_taken_from(pipeline_folder, changes):
+    whole = make_finetuner(Diffusion.load(str(pipeline_folder)), **changes)
+    train(whole)
+    state = whole.state()
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    train(whole, 2)
+    resumed = make_finetuner(Diffusion.load(str(pipeline_folder)), **changes)
+    resumed.restore(state)
+    assert_equal(resumed.state(), kept)
+    train(resumed, 2)
+    assert_equal(resumed.state(), whole.state())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({"ema_decay": 0.9}, {}, "moving average.*ema_decay"),
+        ({}, {"ema_decay": 0.9}, "moving average.*ema_decay"),
+        ({"precision": "fp16"}, {}, "scales its loss.*precision"),
+        ({"lora": LORA}, {}, "not of this model"),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused(pipeline_folder, one, other, message):
+    state = make_finetuner(Diffusion.load(str(pipeline_folder)), **one).state()
+    with pytest.raises(ValueError, match=message):
+        make_finetuner(Diffusion.load(str(pipeline_folder)), **other).restore(state)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_trained_weights_are_fp32_in_any_precision(diffusion, precision, lora):
+    finetuner = make_finetuner(diffusion, precision=precision, lora=lora)
+    frozen = [p for p in diffusion.unet.parameters() if not p.requires_grad]
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert {p.dtype for p in frozen} == ({dtypes[precision]} if lora else set())
+    before = copies(finetuner)
+    train(finetuner, 2)
+    assert {p.dtype for p in finetuner.parameters.values()} == {torch.float32}
+    assert any(not torch.equal(p, before[n]) for n, p in finetuner.parameters.items())
+    images = finetuner.generate(PROMPTS, [1, 2, 3])
+    assert images.std() > 1
+    train(finetuner)  # sampling leaves nothing behind that training must not use
+
+
+def test_a_gradient_that_overflows_is_not_applied(diffusion):
+    finetuner = make_finetuner(diffusion, precision="fp16")
+    before = copies(finetuner)
+    finetuner.backward(loss_of(finetuner) * 1e38)
+    assert not torch.isfinite(finetuner.apply_gradient())
+    assert_equal(copies(finetuner), before)
+    assert finetuner.state()["loss_scale"].item() == 2.0**15
+    train(finetuner)
+    assert any(not torch.equal(p, before[n]) for n, p in finetuner.parameters.items())
+
+
+def test_checkpointing_changes_memory_and_not_the_gradient(pipeline_folder):
+    gradients = []
+    for checkpointing in (False, True):
+        diffusion = Diffusion.load(str(pipeline_folder))
+        finetuner = make_finetuner(diffusion, gradient_checkpointing=checkpointing)
+        calls = []
+        hook = diffusion.unet.mid_block.register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        finetuner.backward(loss_of(finetuner))
+        hook.remove()
+        gradients.append({n: p.grad for n, p in finetuner.parameters.items()})
+        assert diffusion.unet.is_gradient_checkpointing == checkpointing
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_the_reference_of_a_whole_unet_is_a_copy_of_its_start(diffusion):
+    finetuner = make_finetuner(diffusion, keep_reference=True)
+    latents, conditioning = draw(0, 2, 4, 8, 8), diffusion.encode(["a", "b"])
+    index = torch.tensor([0, 2])
+    with torch.no_grad():
+        base, _ = finetuner.policy.step(latents, index, conditioning)
+    train(finetuner)
+    reference = finetuner.policy.reference_step(latents, index, conditioning)
+    moved, _ = finetuner.policy.step(latents, index, conditioning)
+    torch.testing.assert_close(reference, base, rtol=1e-5, atol=1e-5)
+    assert not reference.requires_grad
+    assert (moved - base).abs().max() > 1e-3
+
+
+def test_tf32_is_off_unless_asked_for():
+    assert DenoisingConfig().tf32 is False
+    assert DenoisingConfig().precision == "fp32"
+
+
+def test_compiling_for_a_cpu_is_refused(diffusion):
+    with pytest.raises(InvalidRequest, match="compile: true is for a GPU"):
+        make_finetuner(diffusion, compile=True)
+
+
+@pytest.mark.slow
+def test_a_traced_unet_has_the_same_gradient(pipeline_folder):
+    """What torch.compile captures of the UNet, without the code that it would generate."""
+    gradients = []
+    for traced in (False, True):
+        finetuner = make_finetuner(Diffusion.load(str(pipeline_folder)))
+        if traced:
+            finetuner.diffusion.unet.compile(backend="aot_eager")
+        finetuner.policy.sample(finetuner.diffusion.encode(["a"]), draw(0, 1, 4, 4, 8, 8))
+        finetuner.backward(loss_of(finetuner))
+        gradients.append({name: p.grad for name, p in finetuner.parameters.items()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)

@@ -1,0 +1,200 @@
+"""The loop with an algorithm that is one number: what it writes, and what an interrupt leaves."""
+
+import json
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+
+from salon.jobs import JobStore
+from salon.lease import acquire
+from tests.fixtures.finished_run import finished_run
+from trainer.algorithm import Preview, State
+from trainer.checkpoints import Checkpoints
+from trainer.evaluations import Evaluations
+from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.loop import Loop
+from trainer.run_folder import RunFolder
+from trainer.scoring import ScoredBatch
+from trainer.spec import JobSpec
+from trainer.tracking import Tracker, read_metrics
+from trainer.versions import RewardVersions
+
+REWARD = "brightness"
+
+
+class Counter:
+    """Each iteration makes two updates, which add to a weight; images are as bright as that."""
+
+    def __init__(self, interrupt):
+        self.weight = torch.zeros(1)
+        self.step_size = 10
+        self.interrupted_at = None
+        self.generated = []
+        self._interrupt = interrupt
+        self._steps = 0
+
+    def step(self):
+        for update in range(2):
+            if (self._steps, update) == self.interrupted_at:
+                self._interrupt.set(Cause.PREEMPTED)
+            self._interrupt.check()
+            self.weight += self.step_size / 2
+        self._steps += 1
+        return {"samples": 4.0, "reward_wait_seconds": 0.0, "weight": float(self.weight)}
+
+    def generate(self, prompts, seeds):
+        self.generated.append(self._steps)
+        return np.full((len(prompts), 4, 4, 3), int(self.weight), np.uint8)
+
+    def kl(self, prompts, seeds):
+        return np.full(len(prompts), float(self.weight) / 10)
+
+    def preview(self):
+        return Preview(np.zeros((1, 4, 4, 3), np.uint8), ("p",), (0,))
+
+    def save(self, folder):
+        (folder / "weight.txt").write_text(str(float(self.weight)))
+
+    def state_dict(self):
+        return State(tensors={"weight": self.weight.clone()}, state={"steps": self._steps})
+
+    def load_state_dict(self, state):
+        self.weight, self._steps = state["tensors"]["weight"].clone(), state["state"]["steps"]
+
+
+class Scorer:
+    def submit(self, images, prompts, metadata=None):
+        scores = images.mean(axis=(1, 2, 3)).astype(float) + np.arange(len(images))
+        future = Future()
+        future.set_result(ScoredBatch({REWARD: scores}, scores >= 0, (), {REWARD: ("1",)}))
+        return future
+
+
+def make_spec(**changes):
+    values = finished_run(iterations=6).spec.model_dump(mode="json")
+    values["evaluation"] |= {"samples": 4, "batch_size": 4, "every": 2, "kl": True}
+    values["evaluation"] |= changes.pop("evaluation", {})
+    return JobSpec.model_validate(values | {"checkpoint_every": 100} | changes)
+
+
+class Attempts:
+    """Attempts at one job, each a process's worth of objects on the same folder."""
+
+    def __init__(self, folder, client):
+        self.store = JobStore(client)
+        self.job = self.store.submit("tiny", {}).id
+        self.lease = acquire(client, self.job, "w", str(folder), 60, 3)
+        self.folder = RunFolder(folder, fence=lambda: None)
+
+    def run(self, spec, **settings):
+        interrupt = Interrupt()
+        algorithm = Counter(interrupt)
+        vars(algorithm).update(settings)
+        evaluations = Evaluations(spec, algorithm, Scorer(), self.folder, None, interrupt.check)
+        checkpoints = Checkpoints(self.folder, 1, 2)
+        parts = (evaluations, self.folder, checkpoints, interrupt, RewardVersions())
+        loop = Loop(self.job, spec, algorithm, *parts)
+        with Tracker(self.job, spec, self.folder, self.lease, loop.iteration) as tracker:
+            loop.run(tracker)
+        return algorithm
+
+    def events(self, kind):
+        return [event.data for event in self.store.events(self.job) if event.kind == kind]
+
+    def summary(self):
+        return json.loads((self.folder.path / "summary.json").read_text())
+
+    def lines(self):
+        text = (self.folder.path / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def attempts(tmp_path, redis_client):
+    return Attempts(tmp_path / "run", redis_client)
+
+
+def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
+    algorithm = attempts.run(make_spec())
+    assert algorithm.generated == [0, 2, 4, 6]
+    history = attempts.summary()["evaluations"]
+    assert [entry["iteration"] for entry in history] == [0, 2, 4, 6]
+    assert [entry["eval/brightness/mean"] for entry in history] == [1.5, 21.5, 41.5, 61.5]
+    assert [entry["eval/kl"] for entry in history] == [0, 2, 4, 6]
+    lines = [line for line in attempts.lines() if "samples" not in line]
+    assert [{k: v for k, v in line.items() if k != "time"} for line in lines] == history
+    assert [e["iteration"] for e in read_metrics(attempts.folder)] == [1, 2, 3, 4, 5, 6]
+    told = attempts.events("evaluation")
+    assert [event["iteration"] for event in told] == [0, 2, 4, 6]
+    assert told[1]["text"] == "evaluated after iteration 2: brightness 21.5, kl 2.00"
+
+
+def test_an_evaluated_state_is_one_that_a_checkpoint_holds(attempts):
+    attempts.run(make_spec())
+    names = sorted(path.name for path in (attempts.folder.path / "checkpoints").iterdir())
+    assert names == ["000004-1", "000006-1"]
+
+
+@pytest.mark.parametrize("update", [0, 1], ids=["before its first update", "between two updates"])
+def test_an_interrupted_iteration_leaves_the_last_whole_one(attempts, update):
+    spec = make_spec()
+    with pytest.raises(Interrupted):
+        attempts.run(spec, interrupted_at=(3, update))
+    kept = Checkpoints(attempts.folder, 2, 2).latest()
+    assert kept.iteration == 3
+    assert kept.loop["samples"] == 12
+    assert kept.algorithm["tensors"]["weight"].item() == 30
+    resumed = attempts.run(spec)
+    assert resumed.weight.item() == 60
+    assert resumed.generated == [4, 6], "what was evaluated is not evaluated again"
+    weights = [entry["weight"] for entry in read_metrics(attempts.folder)]
+    assert weights == [10, 20, 30, 40, 50, 60]
+    assert [e["iteration"] for e in attempts.summary()["evaluations"]] == [0, 2, 4, 6]
+    assert [line["iteration"] for line in attempts.lines() if "samples" not in line] == [0, 2, 4, 6]
+
+
+def test_an_interrupt_in_the_first_iteration_leaves_nothing_to_go_on_from(attempts):
+    with pytest.raises(Interrupted):
+        attempts.run(make_spec(), interrupted_at=(0, 1))
+    assert Checkpoints(attempts.folder, 2, 2).latest() is None
+    assert attempts.run(make_spec()).weight.item() == 60
+
+
+def test_a_rule_stops_the_training_and_the_result_says_which(attempts):
+    rules = [{"metric": "eval/kl", "above": 1, "patience": 2}]
+    spec = make_spec(iterations=20, stop_when=rules)
+    with pytest.raises(Interrupted):
+        attempts.run(spec, interrupted_at=(3, 0))
+    assert attempts.run(spec).weight.item() == 40
+    summary = attempts.summary()
+    assert (summary["iterations"], summary["samples"]) == (4, 16)
+    assert summary["stop"]["rule"] == "eval/kl was above 1 in 2 evaluations in a row"
+    assert (summary["stop"]["iteration"], summary["stop"]["values"]) == (4, [2.0, 4.0])
+    assert summary["rewards"][REWARD]["after"]["mean"] == 41.5
+    assert any("eval/kl was above 1" in event["text"] for event in attempts.events("stage"))
+    card = (attempts.folder.path / "model" / "README.md").read_text()
+    assert "Stopped after iteration 4 of 20, because eval/kl was above 1" in card
+    assert "| 2 | 21.5 | 2.00 |" in card
+
+
+def test_the_best_model_is_beside_the_last(attempts):
+    evaluation = {"keep_best": "eval/brightness/mean"}
+    spec = make_spec(evaluation=evaluation, iterations=4)
+    attempts.run(spec, step_size=60)  # 120 after two; 240 after four
+    assert attempts.summary()["best"]["iteration"] == 4
+    folder = attempts.folder.path
+    assert (folder / "best" / "weight.txt").read_text() == "240.0"
+    assert "is kept in best/" in (folder / "model" / "README.md").read_text()
+
+
+def test_a_failed_upload_loses_nothing_and_is_told_with_the_way_out(attempts, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    attempts.run(make_spec(push_to_hub="me/it", iterations=2))
+    (event,) = attempts.events("warning")
+    assert "the model is not on the hub" in event["text"]
+    model = attempts.folder.path / "model"
+    assert event["text"].endswith(f"hf upload me/it {model}")
+    assert (model / "weight.txt").exists()
+    assert (attempts.folder.path / "report.html").exists()

@@ -1,0 +1,1 @@
+"""What algorithms share that fine-tune a denoising UNet: schedule, policy, optimisation."""

@@ -1,0 +1,78 @@
+"""How much a set of images differs among itself, as CLIP sees it."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPImageProcessorPil, CLIPModel
+
+from salon.errors import InvalidRequest
+
+
+class ImageEmbedder:
+    """The image half of a CLIP model (Radford et al. 2021, arXiv 2103.00020), in fp32.
+
+    Args:
+        model: gives the embeddings.
+        processor: the preprocessing it was trained with.
+        batch_size: images embedded at once; bounds memory alone.
+    """
+
+    def __init__(self, model: CLIPModel, processor: Any, batch_size: int) -> None:
+        self._vision = model.vision_model.eval()
+        self._projection = model.visual_projection
+        self._device = model.device
+        self._processor = processor
+        self._batch_size = batch_size
+
+    @classmethod
+    def load(cls, model: str, device: str | torch.device, batch_size: int) -> Self:
+        """Load a CLIPModel's folder, or hub id, from safetensors alone.
+
+        Raises:
+            InvalidRequest: there is no such model, or it is no CLIP model.
+        """
+        try:
+            processor = CLIPImageProcessorPil.from_pretrained(model)
+            clip, info = CLIPModel.from_pretrained(
+                model, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+            if info["missing_keys"]:
+                raise ValueError(f"it has no weights called {sorted(info['missing_keys'])[0]}")
+        except (OSError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InvalidRequest(
+                f"evaluation.diversity_model {model!r} cannot be loaded as a CLIPModel: {reason}; "
+                "give a folder or a hub id with weights in safetensors, or null"
+            ) from error
+        return cls(clip.to(device), processor, batch_size)
+
+    @torch.inference_mode()
+    def embed(self, images: NDArray[np.uint8]) -> Tensor:
+        """Unit vectors fp32 [N, D] on the CPU, of images [N, H, W, 3]."""
+        rows = []
+        for start in range(0, len(images), self._batch_size):
+            batch = list(images[start : start + self._batch_size])
+            pixels = self._processor(batch, return_tensors="pt").pixel_values
+            pooled = self._vision(pixel_values=pixels.to(self._device)).pooler_output
+            rows.append(functional.normalize(self._projection(pooled), dim=-1).cpu())
+        return torch.cat(rows)
+
+
+def mean_pairwise_distance(embeddings: Tensor) -> float:
+    """Mean cosine distance over all pairs of different rows.
+
+    2 / (N (N - 1)) · Σ_{i<j} (1 - e_i·e_j), as in DIVA (https://openreview.net/forum?id=cYc6i03pL8).
+    With unit vectors Σ_{i≠j} e_i·e_j = ‖Σ e_i‖² - N, which takes no N x N matrix. 0 means that all
+    images are alike; pairs of different prompts count, so that it also falls when prompts lose
+    their differences.
+
+    Args:
+        embeddings: [N, D] of length 1, N at least 2.
+    """
+    count = len(embeddings)
+    total = float(embeddings.double().sum(0).square().sum())
+    return 1 - (total - count) / (count * (count - 1))

@@ -1,0 +1,65 @@
+"""What a finished run leaves: model, card, summary and report; on the hub, too, if asked."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from trainer.algorithm import Algorithm
+from trainer.evaluations import Evaluations
+from trainer.hub import by_hand, push
+from trainer.model_card import write_model_card
+from trainer.report import write_report
+from trainer.run_folder import RunFolder
+from trainer.spec import JobSpec
+from trainer.tracking import Tracker, read_metrics
+
+log = structlog.get_logger()
+
+
+def write_result(
+    job: str,
+    spec: JobSpec,
+    summary: Mapping[str, Any],
+    algorithm: Algorithm,
+    evaluations: Evaluations,
+    folder: RunFolder,
+    tracker: Tracker,
+) -> None:
+    """Write all of it into the run folder, and upload the model if the spec says where to.
+
+    Args:
+        job: the job's id.
+        spec: the resolved job.
+        summary: the content of `summary.json`.
+        algorithm: whose model it is.
+        evaluations: all that were made.
+        folder: the run's.
+        tracker: told of what goes on; an upload that fails is a warning, not an error.
+    """
+    tracker.stage("writing the model and the report")
+    before, after = evaluations.before, evaluations.last
+    with folder.folder("model") as path:
+        algorithm.save(path)
+        write_model_card(path, job, spec, summary, before, after)
+    folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+    write_report(folder, spec, summary, before, after, read_metrics(folder))
+    if spec.push_to_hub is not None:
+        _push(spec.push_to_hub, folder, tracker)
+
+
+def _push(repository: str, folder: RunFolder, tracker: Tracker) -> None:
+    model = folder.path.absolute() / "model"
+    tracker.stage(f"uploading the model to {repository}")
+    try:
+        address = push(model, repository)
+    except Exception as error:  # the training is done: no failure of a network undoes it
+        log.exception("upload failed", repository=repository)
+        reason = " ".join(str(error).split())
+        tracker.warn(
+            f"the model is not on the hub: {type(error).__name__}: {reason}; it lies in {model}, "
+            f"and this gives it away: {by_hand(model, repository)}"
+        )
+    else:
+        tracker.stage(f"uploaded: {address}")
