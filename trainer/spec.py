@@ -38,7 +38,10 @@ class JobSpec(Section):
         pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$",
         description="Lower case, digits, dots, dashes; job id and run folder begin with it.",
     )
-    model: str = Field(description="A diffusers StableDiffusionPipeline: a folder or a hub id.")
+    model: str = Field(
+        description="A diffusers StableDiffusionPipeline or StableDiffusionXLPipeline: a folder or "
+        "a hub id."
+    )
     prompts: Prompts = Field(
         description="A list, or in one string a prompt set, a text file or module:function."
     )

@@ -62,7 +62,8 @@ class DDPOConfig(DenoisingConfig):
         "per_prompt",
         description="What a reward is compared with: the latest rewards of its prompt (paper D.3), "
         "its prompt's samples of this iteration alone (GRPO, Shao et al. 2024), or all samples of "
-        "this iteration. Rewards with normalize: group are compared as in GDPO, whatever this is.",
+        "this iteration. Rewards with normalize: group are compared as in GDPO instead; with them "
+        "this must not be group.",
     )
     advantage_clip: float = Field(
         10.0,
