@@ -1,4 +1,4 @@
-"""The local stack: Redis, reward services, a scoring and a training worker on this host.
+"""The local stack: Redis, reward services, their scoring workers, a training worker, on this host.
 
 `python -m salon.stack REWARD...` is the supervisor; `up` and `down` start and stop it in the
 background.
