@@ -190,7 +190,8 @@ def _store(settings: Settings) -> JobStore:
 
 def _check(settings: Settings, path: Path, overrides: list[str]) -> tuple[str, dict[str, Any]]:
     # The one thing above the ground floor this command knows, and only to check a spec early.
-    from trainer.spec import check_inputs, load_spec  # noqa: PLC0415
+    from trainer.spec import check_inputs  # noqa: PLC0415
+    from trainer.spec_file import load_spec  # noqa: PLC0415
 
     spec = load_spec(path, overrides)
     check_inputs(spec, settings)

@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EXIT_OK, EXIT_FAILED = 0, 1
 START_SECONDS = 600.0
-EXIT_RANK_LOST = 76  # the next attempt may well succeed
+EXIT_PASSING = 76  # the next attempt may well succeed
 
 
 @app.callback()
@@ -111,14 +111,15 @@ def _attempt(
 ) -> tuple[JobState, str]:
     """Run the job; returns the state it should now have, and why.
 
-    Ends this process if another one of the attempt is gone: its worker counts that as an attempt.
+    Ends this process if another one of the attempt is gone, or Redis for longer than it waits: its
+    worker counts that as an attempt.
 
     Raises:
         LeaseLost: nothing may be written for the job any more.
     """
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
-    from trainer.ranks import RankLost  # noqa: PLC0415
+    from trainer.ranks import PASSING  # noqa: PLC0415
 
     try:
         train(job, lease, settings, interrupt, rank)
@@ -129,9 +130,9 @@ def _attempt(
         return JobState.QUEUED, "its worker was stopped"
     except LeaseLost:
         raise
-    except RankLost as error:
-        log.error("attempt ends", reason=str(error))
-        sys.exit(EXIT_RANK_LOST)
+    except PASSING as error:
+        log.error("attempt ends", reason=f"{type(error).__name__}: {error}")
+        sys.exit(EXIT_PASSING)
     except (SalonError, OSError) as error:
         reason = " ".join(str(error).split())
     except Exception as error:  # whatever it was, the record must say why

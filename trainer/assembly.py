@@ -46,7 +46,8 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
     Raises:
         Interrupted: asked to stop; everything finished is checkpointed.
         LeaseLost: another attempt runs the job now.
-        RankLost: another process of the attempt is gone.
+        RankLost, redis.ConnectionError, OperationalError: another process of the attempt is gone,
+            or Redis is.
         SalonError, OSError: the job cannot go on; the message says why.
     """
     spec = JobSpec.model_validate(job.spec)

@@ -149,11 +149,16 @@ class Forgiving:
             log.exception("tracker failed", tracker=self._name)
             if not self._told:
                 self._told = True
-                reason = " ".join(str(error).split())
-                self._warn(
-                    f"{self._name} failed: {type(error).__name__}: {reason}; training goes on, and "
-                    "metrics.jsonl and tensorboard/ have everything"
-                )
+                self._warn(failure(self._name, error))
+
+
+def failure(name: str, error: Exception) -> str:
+    """What to tell of a board that failed."""
+    reason = " ".join(str(error).split())
+    return (
+        f"{name} failed: {type(error).__name__}: {reason}; training goes on, and metrics.jsonl and "
+        "tensorboard/ have everything"
+    )
 
 
 def _package(name: str) -> Any:

@@ -21,7 +21,7 @@ from trainer.run_folder import RunFolder
 log = structlog.get_logger()
 
 _FILES = ("tensors.safetensors", "state.json")
-_NAME = re.compile(r"^(\d{6})-(\d+)$")  # iteration and the token of the attempt that wrote it
+_NAME = re.compile(r"^(\d{6,})-(\d+)$")  # iteration and the token of the attempt that wrote it
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Checkpoints:
         self._folder = folder
         self._token = token
         self._keep = keep
+        self._damaged: list[Path] = []
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write one, then forget all but the newest `keep`.
+        """Write one, then forget those that were found damaged, and all but the newest `keep`.
 
         Raises:
             OSError: the disk is full or cannot be written; earlier checkpoints stay.
@@ -59,6 +60,10 @@ class Checkpoints:
             }
             (path / "state.json").write_text(json.dumps(record), encoding="utf-8")
             (path / "SHA256SUMS").write_bytes(_sums(path))
+        # They may be of later iterations: counted in, they would push out the one just written.
+        for damaged in self._damaged:
+            shutil.rmtree(damaged, ignore_errors=True)
+        self._damaged.clear()
         for old in self._all()[: -self._keep]:
             shutil.rmtree(old)
 
@@ -69,6 +74,7 @@ class Checkpoints:
                 _verify(path)
             except (OSError, ValueError) as error:
                 log.warning("damaged checkpoint", path=str(path), reason=str(error))
+                self._damaged.append(path)
                 continue
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(path / "tensors.safetensors")

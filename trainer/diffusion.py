@@ -14,12 +14,12 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, SalonError
 from trainer.conditioning import Conditioning
 from trainer.lora import ADAPTER, add_lora, has_lora
 from trainer.precision import Precision, autocast, freeze_in
@@ -30,6 +30,8 @@ _OPTIONS: dict[Any, dict[str, Any]] = {
     StableDiffusionPipeline: {"safety_checker": None, "requires_safety_checker": False},
     StableDiffusionXLPipeline: {"add_watermarker": False},
 }
+
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class Diffusion:
@@ -71,7 +73,8 @@ class Diffusion:
 
         Raises:
             InvalidRequest: there is no such model, or its model_index.json names a pipeline other
-                than those of Stable Diffusion 1.x, 2.x and XL, or its weights are not safetensors.
+                than those of Stable Diffusion 1.x, 2.x and XL, its weights are not safetensors, or
+                a file is missing or broken.
         """
         known = {kind.__name__: kind for kind in _OPTIONS}
         try:
@@ -84,7 +87,11 @@ class Diffusion:
             )
             if pipeline.text_encoder is None:
                 raise ValueError("it has no text_encoder: it refines images, and draws none")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            for part in _TOKENIZERS:
+                tokenizer = getattr(pipeline, part, None)
+                if tokenizer is not None and _is_empty(tokenizer):
+                    raise ValueError(f"its {part} has no words: are all of its files there?")
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InvalidRequest(
                 f"model {model!r} cannot be loaded as a {' or a '.join(known)}: {reason}; give a "
@@ -163,7 +170,11 @@ class Diffusion:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Latents fp32 [N, C, h, w] to images uint8 [N, H, W, 3]."""
+        """Latents fp32 [N, C, h, w] to images uint8 [N, H, W, 3].
+
+        Raises:
+            SalonError: pixels are not finite; as uint8 they would be a black image, with a score.
+        """
         vae = self.pipeline.vae
         scaled = latents / vae.config.scaling_factor
         deviation = getattr(vae.config, "latents_std", None)
@@ -174,6 +185,11 @@ class Diffusion:
         exact = self._is_xl and vae.config.force_upcast
         with nullcontext() if exact else autocast(self.precision, self.device):
             pixels = vae.decode(scaled, return_dict=False)[0]
+        if not torch.isfinite(pixels).all():
+            raise SalonError(
+                "the model draws pixels that are no finite numbers: training diverged; lower "
+                f"learning_rate or, if precision {self.precision} overflows, take a wider one"
+            )
         return to_uint8(pixels.float())
 
     def save(self, folder: Path) -> None:
@@ -183,7 +199,12 @@ class Diffusion:
         alone, `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`.
         """
         if has_lora(self.unet):
-            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+            # As convert_state_dict_to_diffusers has it, which knows the names of attention alone;
+            # readers take all names to be of one kind, and would leave out those of the other.
+            layers = {
+                name.replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): weight
+                for name, weight in get_peft_model_state_dict(self.unet).items()
+            }
             self.pipeline.save_lora_weights(
                 folder,
                 unet_lora_layers=layers,
@@ -192,10 +213,15 @@ class Diffusion:
             )
             return
         self.pipeline.save_pretrained(folder, safe_serialization=True)
-        for name in ("tokenizer", "tokenizer_2"):
+        for name in _TOKENIZERS:
             if tokenizer := getattr(self.pipeline, name, None):
                 # transformers 5 writes tokenizer.json alone; releases before it read two files.
                 tokenizer.backend_tokenizer.model.save(str(folder / name))
+
+
+def _is_empty(tokenizer: Any) -> bool:
+    """Whether it knows no words, as one does that transformers 5 makes of missing files."""
+    return set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
 
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:

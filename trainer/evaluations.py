@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import structlog
 from trainer.algorithm import Algorithm
 from trainer.diversity import ImageEmbedder
 from trainer.evaluation import Evaluation, compare, evaluate, version_warnings
+from trainer.model_card import write_model_card
 from trainer.run_folder import RunFolder
 from trainer.scoring import RewardScorer
 from trainer.spec import JobSpec
@@ -19,7 +20,7 @@ from trainer.stopping import Stop, stop_of
 
 log = structlog.get_logger()
 
-_NAME = re.compile(r"^(\d{6})\.safetensors$")
+_NAME = re.compile(r"^(\d{6,})\.safetensors$")
 BEST = "best"
 
 
@@ -136,26 +137,30 @@ class Evaluations:
         """Whether that was done, in this attempt or an earlier one."""
         return iteration in self._done
 
-    def run(self, iteration: int) -> Evaluation:
+    def run(self, iteration: int, summarise: Callable[[], Mapping[str, Any]]) -> Evaluation:
         """Evaluate, unless it was done, and keep the model if it is the best so far.
+
+        Args:
+            iteration: how many made the model.
+            summarise: gives the run's summary up to here, for the card of the best model.
 
         Returns:
             The evaluation, with its pictures if it was made now.
         """
         if self.known(iteration):
-            evaluation = self._done[iteration]
-        else:
-            evaluation = evaluate(
-                self._algorithm, self._scorer, self._spec.evaluation, self._embedder, self._check
-            )
-            self._done[iteration] = evaluation
-            if iteration not in (0, self._spec.iterations) and self.stop is None:
-                self._done[iteration] = evaluation.without_images()
-            self._done[iteration].save(self._folder, f"evaluation/{iteration:06d}.safetensors")
-        self._keep_if_best(iteration)
+            return self._done[iteration]
+        evaluation = evaluate(
+            self._algorithm, self._scorer, self._spec.evaluation, self._embedder, self._check
+        )
+        self._done[iteration] = evaluation
+        self._keep_if_best(iteration, summarise)
+        if iteration not in (0, self._spec.iterations) and self.stop is None:
+            self._done[iteration] = evaluation.without_images()
+        # Last: what is known was compared with the best, even if its attempt died here.
+        self._done[iteration].save(self._folder, f"evaluation/{iteration:06d}.safetensors")
         return evaluation
 
-    def _keep_if_best(self, iteration: int) -> None:
+    def _keep_if_best(self, iteration: int, summarise: Callable[[], Mapping[str, Any]]) -> None:
         metric = self._spec.evaluation.keep_best
         evaluation = self._done[iteration]
         if metric is None or metric not in evaluation.metrics or iteration == 0:
@@ -163,8 +168,8 @@ class Evaluations:
         value = evaluation.metrics[metric]
         if self.best is not None and value <= self.best.value:
             return
-        best = Best(iteration, metric, value)
+        self.best = Best(iteration, metric, value)
         with self._folder.folder(BEST) as path:
             self._algorithm.save(path)
-            (path / "best.json").write_text(json.dumps(asdict(best)) + "\n", encoding="utf-8")
-        self.best = best
+            write_model_card(path, self._spec, summarise(), self.before, evaluation, is_best=True)
+            (path / "best.json").write_text(json.dumps(asdict(self.best)) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Giving a trained model to the Hugging Face hub."""
 
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -26,4 +27,4 @@ def push(folder: Path, repository: str) -> str:
 
 def by_hand(folder: Path, repository: str) -> str:
     """The command that does the same."""
-    return f"hf upload {repository} {folder}"
+    return f"hf upload {repository} {shlex.quote(str(folder))}"

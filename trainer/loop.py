@@ -110,7 +110,7 @@ class Loop:
             raise
         if tracker is not None:
             parts = (self._algorithm, self._evaluations, self._folder, tracker)
-            write_result(self._job, self._spec, self._summary(), *parts)
+            write_result(self._spec, self._summary(), *parts)
 
     def _is_stopped(self) -> bool:
         return self._ranks.largest(int(self._evaluations.stop is not None)) > 0
@@ -189,7 +189,8 @@ class Loop:
         if not self._evaluations.known(self.iteration):
             samples = self._spec.evaluation.samples
             tracker.stage(f"evaluating after iteration {self.iteration}: {samples} samples")
-        tracker.evaluated(self.iteration, self._evaluations.run(self.iteration))
+        evaluation = self._evaluations.run(self.iteration, self._summary)
+        tracker.evaluated(self.iteration, evaluation)
         if stop := self._evaluations.stop:
             tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
 

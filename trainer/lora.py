@@ -31,8 +31,16 @@ def add_lora(
     """Put a trainable low-rank adapter, in fp32, on linear layers of a frozen UNet.
 
     Raises:
-        InvalidRequest: no layer of the UNet is called as `target_modules` says.
+        InvalidRequest: no layer of the UNet is called as one of `target_modules` says, or it is of
+            a kind that takes no adapter.
     """
+    layers = [f".{name}" for name, _ in unet.named_modules()]
+    unknown = [t for t in target_modules if not any(layer.endswith(f".{t}") for layer in layers)]
+    if unknown:  # peft is content with one that is there
+        raise InvalidRequest(
+            f"lora.target_modules {unknown}: no layer of the UNet has such a name; those of "
+            "attention are to_q, to_k, to_v and to_out.0"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

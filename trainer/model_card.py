@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from trainer.evaluation import Evaluation
-from trainer.report.notation import duration
+from trainer.report.notation import duration, significant
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
 from trainer.report.watch import notes, table
@@ -21,21 +21,22 @@ PICTURES_SHOWN = 8
 
 def write_model_card(
     folder: Path,
-    job: str,
     spec: JobSpec,
     summary: Mapping[str, Any],
     before: Evaluation,
     after: Evaluation,
+    *,
+    is_best: bool = False,
 ) -> None:
     """Write `README.md` and the picture in it into the folder of a saved model.
 
     Args:
         folder: where the model was just written.
-        job: the job's id, which names the run folder.
         spec: the resolved job.
-        summary: the content of `summary.json`.
+        summary: the content of `summary.json`, as of when this was the trained model.
         before: the evaluation of the model as it came.
         after: that of the trained model, on the same prompts and seeds.
+        is_best: whether this is the model that `summary["best"]` is about.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -50,12 +51,13 @@ def write_model_card(
     shown = min(PICTURES_SHOWN, len(before.prompts))
     card = environment.get_template("model_card.md.j2").render(
         front_matter=yaml.safe_dump(_front_matter(spec), sort_keys=False, allow_unicode=True),
-        job=job,
         spec=spec,
         summary=summary,
+        best=summary["best"] if is_best else None,
+        significant=significant,
         duration=duration(summary["seconds"]),
         results=results,
-        notes=notes(summary, spec.iterations),
+        notes=notes({**summary, "best": None} if is_best else summary, spec.iterations),
         table=table(summary),
         normalizations=NORMALIZATIONS,
         hyperparameters=_flat(spec.algorithm.model_dump(mode="json", exclude={"name"})),

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Self
 
+import redis
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from kombu.exceptions import OperationalError
 from torch import Tensor
 
 from salon.errors import SalonError
@@ -17,7 +19,8 @@ BUCKET_BYTES = 64 * 2**20
 starting; sent as one, a UNet's gradients would be in memory twice."""
 
 _SEVERITY = {Cause.PREEMPTED: 1, Cause.CANCELLED: 2}
-_FAILED = 3
+_LOST, _FAILED = 3, 4
+_REASON_BYTES = 1000
 
 
 class RankFailed(SalonError):
@@ -26,6 +29,10 @@ class RankFailed(SalonError):
 
 class RankLost(Exception):
     """Another process of the same job vanished, or was silent for too long."""
+
+
+PASSING = (RankLost, redis.ConnectionError, redis.TimeoutError, OperationalError)
+"""Errors that say nothing against the job: its next attempt may well succeed."""
 
 
 class Ranks:
@@ -118,21 +125,32 @@ class Ranks:
         Raises:
             Exception: `error`, unless another rank has a worse one.
             Interrupted: another rank is to stop, for the same cause.
-            RankFailed: another rank failed.
+            RankLost: another rank ends by one of PASSING.
+            RankFailed: another rank failed; the message has its reason.
         """
         own = _severity(error)
         worst = self.largest(own)
         if worst == 0:
             return
+        reason = self._reason(error if own == worst else None) if worst >= _LOST else ""
         if error is not None and own == worst:
             raise error
         for cause, severity in _SEVERITY.items():
             if severity == worst:
                 raise Interrupted(cause) from error
-        raise RankFailed(
-            f"rank {self.rank} of {self.count} stops because another one failed; the reason is in "
-            "that one's log"
-        ) from error
+        raise (RankLost if worst == _LOST else RankFailed)(reason) from error
+
+    def _reason(self, error: Exception | None) -> str:
+        """What the first of the ranks that give an error has to say, known to all."""
+        first = self.count - self.largest(0 if error is None else self.count - self.rank)
+        text = torch.zeros(_REASON_BYTES, dtype=torch.uint8)
+        if error is not None and self.rank == first:
+            name = "" if isinstance(error, SalonError) else f"{type(error).__name__}: "
+            data = f"{name}{error}".encode()[:_REASON_BYTES]
+            text[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        self.sum_([text])
+        said = bytes(text.tolist()).rstrip(b"\0").decode(errors="ignore")
+        return f"rank {first} of {self.count} failed: {said}"
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -147,7 +165,9 @@ class Ranks:
 def _severity(error: Exception | None) -> int:
     if error is None:
         return 0
-    return _SEVERITY[error.cause] if isinstance(error, Interrupted) else _FAILED
+    if isinstance(error, Interrupted):
+        return _SEVERITY[error.cause]
+    return _LOST if isinstance(error, PASSING) else _FAILED
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

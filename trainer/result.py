@@ -19,7 +19,6 @@ log = structlog.get_logger()
 
 
 def write_result(
-    job: str,
     spec: JobSpec,
     summary: Mapping[str, Any],
     algorithm: Algorithm,
@@ -30,7 +29,6 @@ def write_result(
     """Write all of it into the run folder, and upload the model if the spec says where to.
 
     Args:
-        job: the job's id.
         spec: the resolved job.
         summary: the content of `summary.json`.
         algorithm: whose model it is.
@@ -42,7 +40,7 @@ def write_result(
     before, after = evaluations.before, evaluations.last
     with folder.folder("model") as path:
         algorithm.save(path)
-        write_model_card(path, job, spec, summary, before, after)
+        write_model_card(path, spec, summary, before, after)
     folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
     write_report(folder, spec, summary, before, after, read_metrics(folder))
     if spec.push_to_hub is not None:

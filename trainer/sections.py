@@ -30,18 +30,16 @@ Prompts = Annotated[list[str], BeforeValidator(_read_prompts), Field(min_length=
 
 
 class Section(BaseModel):
-    """Frozen, and an unknown key in it is an error."""
+    """Frozen; an unknown key in it, or a number that is not finite, is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RewardSpec(Section):
     """One reward and its weight in the sum that is maximised."""
 
     name: str = Field(description="A reward that some service hosts, e.g. jpeg_compressibility.")
-    weight: float = Field(
-        1.0, allow_inf_nan=False, description="Its factor in the sum; 0 measures it alone."
-    )
+    weight: float = Field(1.0, description="Its factor in the sum; 0 measures it alone.")
     normalize: Literal["none", "zscore", "group"] = Field(
         "none",
         description="Before weighting: zscore over an iteration's samples, group over those of one "

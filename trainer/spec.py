@@ -1,34 +1,32 @@
 """What a training job is, typed and complete. No torch here: `salon submit` checks it."""
 
 import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from yaml import YAMLError
+from pydantic import BaseModel, Field, model_validator
 
 from salon.errors import InvalidRequest
 from salon.local_services import needs_of
 from salon.settings import Settings
 from trainer.ddpo.config import DDPOConfig
-from trainer.denoising.config import LoraConfig
-from trainer.reference import read_reference
 from trainer.rwr.config import RWRConfig
-from trainer.sections import SUBMITTING, EvaluationSpec, Prompts, RewardSpec, Section
+from trainer.sections import EvaluationSpec, Prompts, RewardSpec, Section
 from trainer.stopping import StopRule
 
-__all__ = ["EvaluationSpec", "JobSpec", "RewardSpec", "check_inputs", "load_spec"]
+__all__ = ["EvaluationSpec", "JobSpec", "RewardSpec", "check_inputs"]
 
 _NEEDS = {
     "metadata": "metadata with every sample",
     "instance": "an instance that was fitted to examples",
 }
 
+_MEASURED_BY = {
+    "eval/kl": "set evaluation.kl: true",
+    "eval/diversity": "name an evaluation.diversity_model",
+}
 
 AlgorithmConfig = Annotated[DDPOConfig | RWRConfig, Field(discriminator="name")]
-_ALGORITHMS: dict[str, type[BaseModel]] = {"ddpo": DDPOConfig, "rwr": RWRConfig}
+ALGORITHMS: dict[str, type[BaseModel]] = {"ddpo": DDPOConfig, "rwr": RWRConfig}
 
 
 class JobSpec(Section):
@@ -128,6 +126,19 @@ class JobSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _every_process_has_a_batch(self) -> Self:
+        config = self.algorithm
+        batches = config.samples_per_iteration // config.sample_batch_size
+        if self.num_processes > batches:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but an iteration has only {batches} "
+                f"batches of {config.sample_batch_size} samples to share out: raise "
+                "algorithm.samples_per_iteration, or lower algorithm.sample_batch_size or "
+                "num_processes"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _evaluation_is_held_out(self) -> Self:
         shared = sorted(set(self.prompts) & set(self.evaluation.prompts))
         if shared:
@@ -147,7 +158,8 @@ class JobSpec(Section):
             watched["evaluation.keep_best"] = evaluation.keep_best
         for key, metric in watched.items():
             if metric not in measured:
-                raise ValueError(f"{key}: {metric} is not measured; {_hint(metric, measured)}")
+                way_out = _MEASURED_BY.get(metric) or hint(metric, measured)
+                raise ValueError(f"{key}: {metric} is not measured; {way_out}")
         if watched and evaluation.every is None:
             raise ValueError(
                 f"{next(iter(watched))}: there is nothing to watch between before and after: set "
@@ -160,47 +172,6 @@ class JobSpec(Section):
                 "choose a metric of which more is better"
             )
         return self
-
-
-def load_spec(path: Path, overrides: list[str]) -> JobSpec:
-    """Read a YAML file, apply `dotted.key=value` overrides, and check the whole.
-
-    Models that are local folders and references become absolute paths, prompt sets, files and
-    functions become their prompts: the result means the same wherever it is run.
-
-    Raises:
-        InvalidRequest: one line for each thing wrong, naming key, value and the way out.
-    """
-    if not path.is_file():
-        raise InvalidRequest(f"no job spec at {str(path)!r}")
-    for override in overrides:
-        if "=" not in override:
-            raise InvalidRequest(f"override {override!r} is not of the form dotted.key=value")
-    try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise InvalidRequest(f"{path}: a job spec is a mapping of keys to values")
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(overrides))
-        values: Any = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        raise InvalidRequest(f"{path}: {' '.join(str(error).split())}") from None
-    for section, key in ((values, "model"), (values.get("evaluation"), "diversity_model")):
-        model = section.get(key) if isinstance(section, dict) else None
-        if isinstance(model, str) and Path(model).is_dir():
-            section[key] = str(Path(model).absolute())
-    try:
-        spec = JobSpec.model_validate(values, context=SUBMITTING)
-    except ValidationError as error:
-        problems = "\n".join(
-            _explain(problem)
-            for problem in error.errors()
-            # Said of a default that depends on a field for which there is an error already.
-            if problem["type"] != "default_factory_not_called"
-        )
-        raise InvalidRequest(
-            f"{path}:\n{problems}" if "\n" in problems else f"{path}: {problems}"
-        ) from None
-    return spec.model_copy(update={"rewards": [_located(reward) for reward in spec.rewards]})
 
 
 def check_inputs(spec: JobSpec, settings: Settings) -> None:
@@ -231,47 +202,7 @@ def check_inputs(spec: JobSpec, settings: Settings) -> None:
             )
 
 
-def _located(reward: RewardSpec) -> RewardSpec:
-    """With the absolute path of its reference, which can be read."""
-    if reward.reference is None:
-        return reward
-    read_reference(reward.reference)
-    return reward.model_copy(update={"reference": str(Path(reward.reference).absolute())})
-
-
-def _explain(problem: Any) -> str:
-    location = [part for part in problem["loc"] if part != "function-before"]
-    if location[:1] == ["algorithm"]:
-        del location[1:2]  # pydantic's mark of which algorithm it is; no key of the spec
-    key = ".".join(map(str, location))
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        return f"{key}: unknown key; {_hint(str(location[-1]), known)}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{key}.name: Field required; known: {', '.join(_ALGORITHMS)}"
-    if problem["type"] == "union_tag_invalid":
-        name = problem["ctx"]["tag"]
-        return f"{key}.name: no algorithm {name!r}; {_hint(name, list(_ALGORITHMS))}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("missing", "value_error"):
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {problem['input']!r:.100})"
-
-
-def _hint(name: str, known: list[str]) -> str:
+def hint(name: str, known: list[str]) -> str:
+    """The way out for one who wrote `name`, which is none of those known."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {
-        **_ALGORITHMS,
-        "lora": LoraConfig,
-        "evaluation": EvaluationSpec,
-        "rewards": RewardSpec,
-        "stop_when": StopRule,
-    }
-    model: type[BaseModel] = JobSpec
-    for part in location:
-        model = nested.get(str(part), model)
-    return sorted(model.model_fields)

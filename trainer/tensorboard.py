@@ -24,6 +24,8 @@ class TensorBoard:
         """Add a point to each curve."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, iteration)
+        # A resumed run goes on after its checkpoint: what was not written by then never would be.
+        self._writer.flush()
 
     def pictures(self, iteration: int, name: str, pictures: Pictures) -> None:
         """Add a grid of pictures, as one picture: TensorBoard knows no captions."""

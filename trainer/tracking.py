@@ -11,7 +11,7 @@ import structlog
 
 from salon.lease import Lease
 from trainer.algorithm import Metrics, Preview
-from trainer.boards import Board, Forgiving, Pictures, Trackio, WandB
+from trainer.boards import Board, Forgiving, Pictures, Trackio, WandB, failure
 from trainer.evaluation import Evaluation
 from trainer.interrupt import Interrupted
 from trainer.report.notation import significant
@@ -33,7 +33,8 @@ class Tracker:
         """Continue after `iteration`.
 
         Raises:
-            InvalidRequest: a tracker that the job names cannot start.
+            InvalidRequest: a tracker that the job names cannot start. Where training is under way
+                that is a warning.
         """
         self._lease = lease
         self._iterations = spec.iterations
@@ -44,7 +45,15 @@ class Tracker:
         self._file = (folder.path / "metrics.jsonl").open("ab", buffering=0)
         self._boards: list[Board] = [TensorBoard(folder.path / "tensorboard", iteration)]
         for name in spec.trackers:
-            self._boards.append(Forgiving(name, self._start(name, job, spec, folder), self.warn))
+            try:
+                board = self._start(name, job, spec, folder)
+            except Exception as error:
+                if iteration == 0:
+                    raise
+                log.exception("tracker cannot start", tracker=name)
+                self.warn(failure(name, error))
+            else:
+                self._boards.append(Forgiving(name, board, self.warn))
 
     def _start(self, name: str, job: str, spec: JobSpec, folder: RunFolder) -> Board:
         config = spec.model_dump(mode="json")

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 POLL_SECONDS = 0.5
-LOST_RANK_SECONDS = 10.0
-"""What rank 0 has to say why another one ended. It may also wait for that one in vain."""
-EXIT_OK, EXIT_RANK_LOST = 0, 76  # of trainer/__main__.py
+LOST_RANK_SECONDS = 60.0
+"""What rank 0 has to say why another one ended, after it has sent its trackers what is left. It may
+also wait for that one in vain."""
+EXIT_OK, EXIT_PASSING = 0, 76  # of trainer/__main__.py
 
 
 class Attempt:
@@ -75,7 +76,7 @@ class Attempt:
         codes = [process.poll() for process in self._ranks]
         for rank, code in enumerate(codes):
             # A rank that lost another is not the cause.
-            if code not in (None, EXIT_OK, EXIT_RANK_LOST):
+            if code not in (None, EXIT_OK, EXIT_PASSING):
                 return _describe(code) if len(codes) == 1 else f"rank {rank}: {_describe(code)}"
         return _describe(codes[0] or EXIT_OK)
 

@@ -2,16 +2,19 @@
 
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from benchmarks.fidelity import summary
-from benchmarks.fidelity.studies import STRIDE, STUDIES, runs_of
+from benchmarks.fidelity.studies import STRIDE, STUDIES, Run, runs_of
 from benchmarks.fidelity.training import perform, write
 from benchmarks.machine import describe_machine, versions
 
@@ -23,36 +26,48 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 4,
     queries: Annotated[
         int, typer.Option(min=1, help=f"Rewards a run pays for, a multiple of {STRIDE}.")
-    ] = 5 * STRIDE,
+    ] = 3 * STRIDE,
     samples: Annotated[int, typer.Option(min=2, help="Images of an evaluation.")] = 140,
     results: Annotated[Path, typer.Option(help="Where runs are kept.")] = RESULTS,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, each with one thread of torch.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Run what is not in the results folder yet; its JSON is on the last line."""
     if study not in STUDIES:
         sys.exit(f"no study {study!r}; there are {', '.join(STUDIES)}")
     if queries % STRIDE:
         sys.exit(f"--queries {queries}: runs are compared every {STRIDE}; give a multiple")
-    torch.set_num_threads(threads)
-    folder, console = results / study, Console()
-    for run in runs_of(study, seeds, queries):
-        path = folder / f"{run.key}.json"
-        if path.exists():
-            continue
-        result = perform(run, samples)
-        write(path, result)
+    folder = results / "runs"
+    missing = [
+        run for run in runs_of(study, seeds, queries) if not (folder / f"{run.key}.json").exists()
+    ]
+    for run, result in _performed(missing, samples, processes):
+        write(folder / f"{run.key}.json", result)
         last = result["evaluations"]["held out"][-1]
-        console.print(f"{run.key}: {last['mean']:.4f} held out, {result['seconds']:.0f} s")
-    done = summary.read(folder)
+        print(f"{run.key}: {last['mean']:.4f} held out, {result['seconds']:.0f} s", flush=True)
+    done = summary.read(folder, STUDIES[study], seeds)
     if {result["run"]["queries"] for result in done} != {queries}:
         sys.exit(
             f"{folder} has runs of other lengths than {queries} queries: use another --results"
         )
-    curves = summary.summarise(done)
-    summary.draw(curves, results / f"{study}.png")
-    console.print(summary.table(curves, f"{study}, held-out prompts, {samples} images each time"))
+    curves = summary.summarise(STUDIES[study], done)
+    summary.draw(STUDIES[study], curves, results / f"{study}.png")
+    print(summary.table(curves))
     found: dict[str, Any] = {"study": study, "curves": curves, "machine": describe_machine()}
     print(json.dumps(_finite({**found, "versions": versions()})))
+
+
+def _performed(
+    runs: Sequence[Run], samples: int, processes: int
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run and its result, as soon as it is there."""
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=1
+    ) as pool:
+        futures = {pool.submit(perform, run, samples): run for run in runs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.fidelity.jury import Jury, load_jury
-from benchmarks.fidelity.studies import STRIDE, STUDIES, Run
+from benchmarks.fidelity.studies import STRIDE, WATCHED, Run
 from trainer.algorithm import Algorithm
 from trainer.ddpo.algorithm import DDPO
 from trainer.diffusion import Diffusion
@@ -26,30 +26,34 @@ def perform(run: Run, samples: int) -> dict[str, Any]:
         samples: images of each evaluation.
 
     Returns:
-        `run`, `seconds`, `evaluations`: of each set of prompts, a list of queries, mean, std and,
-        where asked for, kl.
+        `run`, `seconds`, `evaluations`: of the prompts held out and of those trained on, with seeds
+        that training never draws, a list of queries, mean and std; of those held out, also `kl`
+        from the base model and the mean `clip_score`, which training does not see.
     """
-    spec, study = run.spec(), STUDIES[run.study]
-    names = [reward.name for reward in spec.rewards]
-    rewards = load_jury(names)
-    training, evaluation = Jury(rewards), Jury(rewards)
-    algorithm = _algorithm(spec, training, study.kl)
-    prompts = {"held out": spec.evaluation.prompts}
-    if study.seen:
-        prompts["trained"] = spec.prompts
+    spec = run.spec()
+    reward = spec.rewards[0].name
+    rewards = load_jury([reward, WATCHED])
+    training = Jury({reward: rewards[reward]})
+    algorithm = _algorithm(spec, training)
     sections = {
         name: EvaluationSpec(
-            prompts=listed, samples=samples, batch_size=spec.evaluation.batch_size, kl=study.kl
+            prompts=prompts,
+            samples=samples,
+            batch_size=spec.evaluation.batch_size,
+            kl=name == "held out",
         )
-        for name, listed in prompts.items()
+        for name, prompts in (("held out", spec.evaluation.prompts), ("trained", spec.prompts))
     }
     points: dict[str, list[dict[str, float]]] = {name: [] for name in sections}
 
     def take_stock() -> None:
         for name, section in sections.items():
-            result = evaluate(algorithm, evaluation, section)
-            scores = result.scores[names[0]]
+            asked = rewards if name == "held out" else {reward: rewards[reward]}
+            result = evaluate(algorithm, Jury(asked), section)
+            scores = result.scores[reward]
             point = {"queries": training.queries, "mean": scores.mean(), "std": scores.std(ddof=1)}
+            if WATCHED in asked:
+                point[WATCHED] = result.scores[WATCHED].mean()
             points[name].append({key: float(value) for key, value in point.items()})
             points[name][-1] |= result.measures
 
@@ -60,16 +64,16 @@ def perform(run: Run, samples: int) -> dict[str, Any]:
         if training.queries % STRIDE == 0 or training.queries == run.queries:
             take_stock()
     return {
-        "run": vars(run)
-        | {"reward": names[0], "algorithm": spec.algorithm.model_dump(mode="json")},
+        "run": vars(run),
+        "reward": reward,
+        "algorithm": spec.algorithm.model_dump(mode="json"),
         "evaluations": points,
         "samples": samples,
         "seconds": time.perf_counter() - start,
-        "threads": torch.get_num_threads(),
     }
 
 
-def _algorithm(spec: JobSpec, jury: Jury, kl: bool) -> Algorithm:
+def _algorithm(spec: JobSpec, jury: Jury) -> Algorithm:
     diffusion = Diffusion.load(spec.model, "cuda" if torch.cuda.is_available() else "cpu")
     kind = DDPO if spec.algorithm.name == "ddpo" else RWR
     return kind(
@@ -79,7 +83,7 @@ def _algorithm(spec: JobSpec, jury: Jury, kl: bool) -> Algorithm:
         spec.rewards,
         jury,
         spec.seed,
-        keep_reference=kl,
+        keep_reference=True,
     )
 
 

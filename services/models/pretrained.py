@@ -72,17 +72,25 @@ def load_part(kind: Any, source: str, **options: Any) -> Any:
     """
     _quieten()
     try:
-        return kind.from_pretrained(source, **options)
+        part = kind.from_pretrained(source, **options)
+        _check_words(part)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InvalidRequest(
             f"{source!r} cannot be loaded as {kind.__name__}: {_first_line(error)}; give a folder "
             "that save_pretrained wrote, or a hub id (offline, one that is in the hub's cache)"
         ) from error
+    return part
 
 
 def freeze(model: Module) -> Module:
     """The model in evaluation mode, without gradients."""
     return model.eval().requires_grad_(False)
+
+
+def _check_words(part: Any) -> None:
+    # What transformers makes of a folder without a tokenizer's files reads all texts alike.
+    if hasattr(part, "get_vocab") and set(part.get_vocab()) <= set(part.all_special_tokens):
+        raise ValueError("it has no words")
 
 
 def _quieten() -> None:

@@ -14,7 +14,8 @@ from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.config import DenoisingConfig
 from trainer.options import PAGES, render
 from trainer.prompts.sets import set_names
-from trainer.spec import JobSpec, load_spec
+from trainer.spec import JobSpec
+from trainer.spec_file import load_spec
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "ddpo.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import yaml
 from salon.broker import send_launch
 from salon.jobs import JobStore
 from tests.trainer.conftest import make_pipeline
-from trainer.spec import load_spec
+from trainer.spec_file import load_spec
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ class Harness:
     def submit(self, images):
         return self.scorer.submit(images, ["a prompt"] * len(images))
 
+    def expire(self):
+        """Let the deadline of what is pending pass now, whenever that was sent."""
+        for pending in self.scorer._window.requests():
+            pending.deadline = 0.0
+
 
 def assert_scored(future, images, seconds=60):
     batch = future.result(timeout=seconds)

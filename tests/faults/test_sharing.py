@@ -82,9 +82,10 @@ def test_a_file_that_is_gone_ends_in_an_error(sharing_stack, harness, root):
 
 
 def test_closing_and_deadlines_leave_no_file(sharing_stack, root):
-    closed, late = Harness(sharing_stack), Harness(sharing_stack, deadline=1.0)
+    closed, late = Harness(sharing_stack), Harness(sharing_stack)
     futures = [harness.submit(photos(3)) for harness in (closed, late)]
     assert len(files_in(root)) == 4
+    late.expire()
     with pytest.raises(SalonError, match="no worker answered"):
         futures[1].result(timeout=60)
     wait_until(lambda: len(files_in(root)) == 2, "the late batch's files are gone")

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from salon.jobs import JobState, JobStore
+from tests.faults.harness import Harness, photos
 from tests.fixtures.stack import wait_until
 from trainer.checkpoints import Checkpoints
 from trainer.run_folder import RunFolder
@@ -99,10 +100,10 @@ def test_a_job_survives_the_death_of_every_part(stack, store, submit):
     stack.trainer().kill()
     wait_until(lambda: store.get(job).attempts == 2, "the second attempt")
     wait_for_iteration(store, job, 12)
+    stack.kill("training")  # and its trainer
+    wait_for_iteration(store, job, 20)
     stack.redis_server.stop()
     stack.redis_server.start()
-    wait_for_iteration(store, job, 15)
-    stack.kill("training")  # and its trainer
     assert wait_for_end(store, job).state is JobState.SUCCEEDED
 
     record = store.get(job)
@@ -229,8 +230,8 @@ def test_a_running_job_is_cancelled_between_steps(stack, store, submit):
 def test_a_job_waits_for_its_service_says_so_and_goes_on(stack, store, submit):
     stack.start("scoring", "training")
     job = submit(iterations=2)
-    told = wait_until(lambda: events(store, job, "waiting"), "the job says that it waits", 90)
-    assert f"reward service jpeg_compressibility at {stack.settings.reward_target}" in str(told)
+    service = f"reward service jpeg_compressibility at {stack.settings.reward_target}"
+    wait_until(lambda: service in str(events(store, job, "waiting")), "it says what for", 90)
     assert store.get(job).state is JobState.RUNNING
     stack.start("jpeg")
     assert wait_for_end(store, job).state is JobState.SUCCEEDED
@@ -238,11 +239,16 @@ def test_a_job_waits_for_its_service_says_so_and_goes_on(stack, store, submit):
 
 def test_a_job_whose_service_stays_away_fails_and_names_it(stack, store, submit):
     stack.start("scoring", "training")
-    job = submit(reward_deadline_seconds=3)
+    harness = Harness(stack, rewards=["jpeg_compressibility"])
+    harness.submit(photos(1))
+    target = stack.settings.reward_target
+    wait_until(lambda: target in str(harness.notes), "the scoring worker is there", 90)
+    harness.scorer.close()
+    job = submit(reward_deadline_seconds=5)
     record = wait_for_end(store, job)
     assert record.state is JobState.FAILED
     assert "jpeg_compressibility" in record.reason
-    assert stack.settings.reward_target in record.reason
+    assert target in record.reason
 
 
 def test_a_cancelled_job_does_not_wait_for_its_service(stack, store, submit):

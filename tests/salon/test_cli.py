@@ -15,6 +15,7 @@ from PIL import Image
 from tests.fixtures.command import assert_one_line_error
 from tests.fixtures.stack import wait_until
 
+MODELS = Path(__file__).parents[2] / "models"
 SPEC = {
     "name": "tiny",
     "model": "nowhere/at-all",
@@ -160,11 +161,13 @@ def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
 
 @pytest.mark.parametrize("part", ["salon.stack", "services", "trainer"])
 def test_ctrl_c_leaves_no_process_and_no_traceback(salon, spec, part):
-    """While the stack starts, while it is waited for, and while the job runs."""
+    """While the stack starts, while it is waited for, and while the job runs, for hours if let."""
+    lasting = SPEC | {"model": str(MODELS / "tiny-sd-digits"), "iterations": 100_000}
+    spec.write_text(yaml.safe_dump(lasting))
     running = salon.start("run", str(spec))
-    wait_until(lambda: any(part in command for command in salon.commands()), f"{part} runs")
+    wait_until(lambda: any(part in command for command in salon.commands()), f"{part} runs", 180)
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=120)
     assert running.returncode == 130
     assert out.strip().splitlines()[-1].startswith("stopped by the user")
     assert err == ""

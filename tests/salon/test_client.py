@@ -212,6 +212,7 @@ def test_one_deadline_covers_all_messages(start_service, tmp_path):
     service = start_service("tests.services.faulty", "--max-samples", "1")
     waits = [{"folder": str(tmp_path)}] * 2 + [{"folder": str(tmp_path), "wait": True}] * 2
     with RewardClient(service.target) as client:
+        client.score([noise()], ["first"], "patient", waits[:1])  # connects, which takes its time
         with pytest.raises(DeadlineExceeded, match=service.target):
             client.score([noise()] * 4, ["a", "b", "c", "d"], "patient", waits, deadline=2)
         with pytest.raises(DeadlineExceeded, match=service.target):

@@ -68,7 +68,8 @@ def test_files_are_there_while_they_are_scored_and_gone_when_that_fails(
     waits = [{"folder": str(tmp_path), "wait": True}] * 10
     prompts = [str(number) for number in range(10)]
     with RewardClient(service.target, shared_dir=root) as client, ThreadPoolExecutor(1) as pool:
-        batch = pool.submit(client.score, IMAGES, prompts, "patient", waits, 2)
+        client.score(IMAGES[:1], ["first"], "patient", [{"folder": str(tmp_path)}])
+        batch = pool.submit(client.score, IMAGES, prompts, "patient", waits, 4)
         wait_until(lambda: len(left_in(root)) == IN_FLIGHT, "several messages are on their way")
         with pytest.raises(DeadlineExceeded):
             batch.result()

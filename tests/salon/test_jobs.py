@@ -86,7 +86,7 @@ def test_following_a_job_gives_every_event_and_ends_with_it(store, redis_client)
     for i in range(20):
         lease.emit("iteration", {"iteration": i})
     lease.finish(JobState.SUCCEEDED)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     states = [event.data["state"] for event in seen if event.kind == "state"]
     assert states == ["queued", "running", "succeeded"]

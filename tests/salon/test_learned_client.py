@@ -70,6 +70,7 @@ class Reluctant(
 
     def __init__(self, refusals):
         self.refusals = refusals
+        self.hint = 0.01  # seconds until there may be a place
         self.limits = {"max_samples": 1000, "max_message_bytes": 16_000_000}
         self.requests = []
 
@@ -86,14 +87,14 @@ class Reluctant(
     def Export(self, request, context):  # noqa: N802
         self.requests.append(request)
         if len(self.requests) <= self.refusals:
-            context.abort_with_status(to_status(Overloaded("all places are taken", 0.01)))
+            context.abort_with_status(to_status(Overloaded("all places are taken", self.hint)))
         yield wire.ExportResponse(version="1", data=b"ab")
         yield wire.ExportResponse(data=b"c")
 
     def Import(self, request_iterator, context):  # noqa: N802
         self.requests.append(b"".join(piece.data for piece in request_iterator))
         if len(self.requests) <= self.refusals:
-            context.abort_with_status(to_status(Overloaded("all places are taken", 0.01)))
+            context.abort_with_status(to_status(Overloaded("all places are taken", self.hint)))
         return wire.ImportResponse(version="1")
 
 
@@ -128,9 +129,10 @@ def test_an_export_and_an_import_wait_for_a_place(reluctant):
     assert client.import_("job", b"abc") == "1"
     assert servicer.requests == [b"abc"] * 3
     servicer.requests.clear()
-    servicer.refusals = 1000
+    servicer.hint = 60.0
     with pytest.raises(Overloaded, match="all places are taken"):
-        client.export("job", deadline=0.2)
+        client.export("job", deadline=30)
+    assert len(servicer.requests) == 1
 
 
 def test_more_parts_than_an_instance_remembers_are_refused_before_one_is_sent(reluctant):

@@ -4,13 +4,16 @@ import json
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from salon.errors import InvalidRequest
 from tests.fixtures.service import wait_until
 from trainer.boards import Forgiving, Pictures, Trackio, WandB
+from trainer.tensorboard import TensorBoard
 
 PICTURES = Pictures(np.zeros((2, 8, 8, 3), np.uint8), ["a cat | 1.5", "a dog | 2.5"])
 
@@ -20,6 +23,29 @@ def show(board, iterations):
         board.scalars(iteration, {"reward_mean": iteration / 2, "eval/r/mean": 3.0})
     board.pictures(iterations[-1], "evaluation", PICTURES)
     board.close(failed=False)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainer.tensorboard import TensorBoard
+board = TensorBoard(Path(sys.argv[1]), 0)
+for iteration in range(1, 8):
+    board.scalars(iteration, {"reward_mean": iteration / 2})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_tensorboard_has_each_point_once_after_a_kill_and_a_resume(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False).returncode < 0
+    (first,) = tmp_path.iterdir()
+    # Files are read in the order of their names, which have the second of their making.
+    wait_until(lambda: int(time.time()) > int(first.name.split(".")[3]), "the next second")
+    resumed = TensorBoard(tmp_path, 5)
+    for iteration in (6, 7, 8):
+        resumed.scalars(iteration, {"reward_mean": iteration / 2})
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("reward_mean")
+    assert [(point.step, point.value) for point in shown] == [(i, i / 2) for i in range(1, 9)]
 
 
 def records(path):

@@ -68,6 +68,26 @@ def test_a_damaged_checkpoint_is_passed_over(folder, file, damage):
     assert store.latest().iteration == 2
 
 
+def test_damaged_checkpoints_take_no_room_from_whole_ones(folder):
+    first = Checkpoints(folder, token=1, keep=2)
+    for iteration in (8, 10):
+        first.save(checkpoint(iteration))
+        (folder.path / "checkpoints" / f"{iteration:06d}-1" / "state.json").unlink()
+    second = Checkpoints(folder, token=2, keep=2)
+    assert second.latest() is None
+    for iteration in (2, 4):
+        second.save(checkpoint(iteration))
+    assert [path.name for path in second._all()] == ["000002-2", "000004-2"]
+
+
+def test_there_may_be_more_than_a_million_iterations(folder):
+    store = Checkpoints(folder, token=1, keep=1)
+    for iteration in (999_999, 1_000_000):
+        store.save(checkpoint(iteration))
+    assert [path.name for path in (folder.path / "checkpoints").iterdir()] == ["1000000-1"]
+    assert store.latest().iteration == 1_000_000
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_no_byte_of_a_checkpoint_can_change_unseen(folder, file):
     store = Checkpoints(folder, token=1, keep=1)

@@ -1,6 +1,7 @@
 """Loading, encoding, decoding and saving, against diffusers itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, SalonError
 from trainer.diffusion import Diffusion, to_uint8
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -93,6 +94,13 @@ def test_decoding_is_that_of_the_pipeline(diffusion):
     np.testing.assert_array_equal(images, np.stack([np.asarray(image) for image in expected]))
 
 
+def test_an_image_that_is_no_number_is_not_a_black_one(diffusion):
+    latents = torch.zeros(2, *diffusion.latent_shape)
+    latents[1, 0, 0, 0] = torch.inf
+    with pytest.raises(SalonError, match=r"no finite numbers: .* learning_rate .* precision fp32"):
+        diffusion.decode(latents)
+
+
 def test_xl_latents_are_decoded_with_the_mean_and_spread_of_their_vae(xl_diffusion):
     mean, deviation = [0.5, -1.0, 2.0, 0.1], [3.0, 1.0, 0.5, 2.0]
     latents = torch.randn(2, *xl_diffusion.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -133,9 +141,12 @@ def test_a_trained_unet_is_saved_as_a_folder_that_diffusers_loads(diffusion, tmp
     assert {"vocab.json", "merges.txt", "tokenizer.json"} <= tokenizer
 
 
-def test_adapters_are_saved_as_weights_that_diffusers_loads(diffusion, pipeline_folder, tmp_path):
+@pytest.mark.parametrize("targets", [ATTENTION, (*ATTENTION, "proj_in", "conv1")], ids=len)
+def test_adapters_are_saved_as_weights_that_diffusers_loads(
+    diffusion, pipeline_folder, tmp_path, targets
+):
     base = render(diffusion.pipeline)
-    diffusion.add_lora(rank=2, alpha=6, target_modules=ATTENTION, seed=0)
+    diffusion.add_lora(rank=2, alpha=6, target_modules=targets, seed=0)
     trainable = diffusion.trainable()
     np.testing.assert_array_equal(render(diffusion.pipeline), base)  # B starts at zero
     train_a_little(trainable)
@@ -190,8 +201,10 @@ def test_adapters_depend_on_the_seed_and_leave_the_global_generator_alone(pipeli
 
 
 def test_wrong_target_modules_are_named(diffusion):
-    with pytest.raises(InvalidRequest, match=r"lora\.target_modules \['nowhere'\]"):
-        diffusion.add_lora(rank=2, alpha=2, target_modules=("nowhere",), seed=0)
+    with pytest.raises(InvalidRequest, match=r"lora\.target_modules \['nowhere', 'o_q'\]"):
+        diffusion.add_lora(rank=2, alpha=2, target_modules=("nowhere", "to_q", "o_q"), seed=0)
+    with pytest.raises(InvalidRequest, match=r"lora\.target_modules \['norm1'\]: .*not supported"):
+        diffusion.add_lora(rank=2, alpha=2, target_modules=("norm1",), seed=0)
 
 
 def test_sampling_is_ddim_without_clipping_whatever_sampler_the_model_came_with(diffusion):
@@ -229,6 +242,25 @@ def test_other_pipelines_are_refused_by_name(pipeline_folder, tmp_path):
 def test_what_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(InvalidRequest, match=r"cannot be loaded .* model_index\.json"):
         Diffusion.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("tokenizer/tokenizer.json", "its tokenizer has no words"),
+        ("text_encoder/model.safetensors", "Error while deserializing header"),
+        ("unet/diffusion_pytorch_model.safetensors", "Unable to load weights"),
+    ],
+)
+def test_a_file_that_is_missing_or_cut_short_is_refused(pipeline_folder, tmp_path, file, reason):
+    model = tmp_path / "model"
+    shutil.copytree(pipeline_folder, model)
+    if file.endswith(".json"):
+        (model / file).unlink()
+    else:
+        (model / file).write_bytes(b"cut")
+    with pytest.raises(InvalidRequest, match=f"cannot be loaded .*{reason}"):
+        Diffusion.load(str(model))
 
 
 def test_pickled_weights_are_refused(pipeline_folder, tmp_path):

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from tests.fixtures.finished_run import finished_run
@@ -15,6 +16,7 @@ from trainer.scoring import ScoredBatch
 from trainer.stopping import StopRule
 
 PROMPTS = ["x", "y"]
+COUNTS = {"job": "brighter-1a2b", "algorithm": "ddpo", "iterations": 2, "samples": 8, "seconds": 1}
 
 
 class Model:
@@ -62,11 +64,15 @@ def attempt(folder, spec, iteration=0):
     return model, evaluations
 
 
+def evaluate(evaluations, iteration):
+    return evaluations.run(iteration, lambda: {**COUNTS, **evaluations.summary()})
+
+
 def run(model, evaluations, values):
     """Evaluate (iteration, value of the model) in turn."""
     for iteration, value in values:
         model.value = value
-        evaluations.run(iteration)
+        evaluate(evaluations, iteration)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +95,8 @@ def test_pictures_are_kept_of_the_first_and_the_last_alone(folder):
 
 
 def test_what_is_evaluated_now_is_returned_with_its_pictures(folder):
-    _, evaluations = attempt(folder, make_spec())
-    assert len(evaluations.run(2).images) == 4
+    _, evaluations = attempt(folder, make_spec(keep_best=None))
+    assert len(evaluate(evaluations, 2).images) == 4
 
 
 def test_an_evaluation_that_was_done_is_not_done_again(folder):
@@ -125,17 +131,27 @@ def test_the_best_trained_model_is_kept(folder):
     assert kept == {"iteration": 4, "metric": "eval/brightness/mean", "value": 70.0}
 
 
-def test_the_best_model_is_saved_by_the_next_attempt_if_this_one_dies_before(folder):
+@pytest.mark.parametrize("lost", ["evaluation/000002.safetensors", "best/best.json"])
+def test_an_attempt_that_dies_while_it_keeps_the_best_model_has_it_kept_by_the_next(folder, lost):
     spec = make_spec()
     model, evaluations = attempt(folder, spec)
     run(model, evaluations, [(0, 10), (2, 20)])
-    (folder.path / "best" / "best.json").unlink()
+    # The model is kept first: an evaluation without it there was never written.
+    (folder.path / "evaluation" / "000002.safetensors").unlink()
+    (folder.path / lost).unlink(missing_ok=True)
     model, resumed = attempt(folder, spec, iteration=2)
-    model.value = 20
-    resumed.run(2)
-    assert model.generated == 0
-    assert resumed.best.iteration == 2
+    run(model, resumed, [(2, 20)])
+    assert resumed.best == evaluations.best
     assert (folder.path / "best" / "best.json").exists()
+    assert resumed.history() == evaluations.history()
+
+
+def test_the_best_model_has_a_card_of_what_it_was_then(folder):
+    run(*attempt(folder, make_spec()), [(0, 10), (2, 20), (4, 15)])
+    card = ModelCard.load(folder.path / "best" / "README.md").text
+    assert "a higher `eval/brightness/mean`: 20.0." in card
+    assert "| `brightness` | 10 ± 0 | 20 ± 0 |" in card
+    assert (folder.path / "best" / "before_after.png").exists()
 
 
 def test_nothing_is_kept_unasked(folder):

@@ -108,3 +108,4 @@ def test_a_refused_upload_raises_and_leaves_the_model(hub, model, monkeypatch):
 
 def test_the_command_to_do_it_by_hand():
     assert by_hand(Path("/runs/a/model"), "me/it") == "hf upload me/it /runs/a/model"
+    assert by_hand(Path("/my runs/model"), "me/it") == "hf upload me/it '/my runs/model'"

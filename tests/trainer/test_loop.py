@@ -1,12 +1,14 @@
 """The loop with an algorithm that is one number: what it writes, and what an interrupt leaves."""
 
 import json
+import sys
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 
+from salon.errors import InvalidRequest
 from salon.jobs import JobStore
 from salon.lease import acquire
 from tests.fixtures.finished_run import finished_run
@@ -30,7 +32,7 @@ class Counter:
     def __init__(self, interrupt):
         self.weight = torch.zeros(1)
         self.step_size = 10
-        self.interrupted_at = None
+        self.interrupted_at = self.interrupted_evaluation = None
         self.generated = []
         self._interrupt = interrupt
         self._steps = 0
@@ -46,6 +48,8 @@ class Counter:
 
     def generate(self, prompts, seeds):
         self.generated.append(self._steps)
+        if self.interrupted_evaluation == self._steps:
+            self._interrupt.set(Cause.PREEMPTED)
         return np.full((len(prompts), 4, 4, 3), int(self.weight), np.uint8)
 
     def kl(self, prompts, seeds):
@@ -155,6 +159,19 @@ def test_an_interrupted_iteration_leaves_the_last_whole_one(attempts, update):
     assert [line["iteration"] for line in attempts.lines() if "samples" not in line] == [0, 2, 4, 6]
 
 
+@pytest.mark.parametrize("iteration", [0, 2, 6], ids=["before", "amid", "after"])
+def test_an_interrupted_evaluation_is_made_again_of_the_same_model(attempts, iteration):
+    spec = make_spec(evaluation={"keep_best": "eval/brightness/mean"})
+    with pytest.raises(Interrupted):
+        attempts.run(spec, interrupted_evaluation=iteration)
+    resumed = attempts.run(spec)
+    assert resumed.generated == [i for i in (0, 2, 4, 6) if i >= iteration]
+    assert resumed.weight.item() == 60
+    assert attempts.summary()["best"]["iteration"] == 6
+    assert [line["iteration"] for line in attempts.lines() if "samples" not in line] == [0, 2, 4, 6]
+    assert [e["iteration"] for e in read_metrics(attempts.folder)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_interrupt_in_the_first_iteration_leaves_nothing_to_go_on_from(attempts):
     with pytest.raises(Interrupted):
         attempts.run(make_spec(), interrupted_at=(0, 1))
@@ -186,7 +203,21 @@ def test_the_best_model_is_beside_the_last(attempts):
     assert attempts.summary()["best"]["iteration"] == 4
     folder = attempts.folder.path
     assert (folder / "best" / "weight.txt").read_text() == "240.0"
+    assert f"Job `{attempts.job}`: 4 iterations, 16" in (folder / "best" / "README.md").read_text()
     assert "is kept in best/" in (folder / "model" / "README.md").read_text()
+
+
+def test_a_tracker_that_cannot_start_ends_a_job_at_its_beginning_alone(attempts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)  # how Python marks it as absent
+    spec = make_spec(trackers=["trackio"])
+    with pytest.raises(InvalidRequest, match="trackio is not installed"):
+        attempts.run(spec)
+    with pytest.raises(Interrupted):
+        attempts.run(make_spec(), interrupted_at=(3, 0))
+    assert attempts.run(spec).weight.item() == 60
+    (event,) = attempts.events("warning")
+    assert "trackio is not installed" in event["text"]
+    assert "training goes on" in event["text"]
 
 
 def test_a_failed_upload_loses_nothing_and_is_told_with_the_way_out(attempts, monkeypatch):

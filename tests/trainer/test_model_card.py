@@ -10,11 +10,9 @@ from PIL import Image
 from tests.fixtures.finished_run import finished_run
 from trainer.model_card import write_model_card
 
-JOB = "brighter-1a2b"
 
-
-def write(folder, run):
-    write_model_card(folder, JOB, run.spec, run.summary, run.before, run.after)
+def write(folder, run, **options):
+    write_model_card(folder, run.spec, run.summary, run.before, run.after, **options)
     return ModelCard.load(folder / "README.md")
 
 
@@ -68,6 +66,13 @@ def test_what_evaluation_found_during_training_is_told(tmp_path):
     assert "The model with the highest eval/brightness/mean, 0.625 (after iteration 4)" in text
     assert "| `iteration` | `eval/brightness/mean` | `eval/kl` |\n|---|---|---|\n| 0 |" in text
     assert "## During training" not in write(tmp_path, finished_run()).text
+
+
+def test_the_best_model_says_why_it_is_kept(tmp_path):
+    best = {"iteration": 6, "metric": "eval/brightness/mean", "value": 0.625}
+    text = write(tmp_path, finished_run(best=best), is_best=True).text
+    assert "found a higher `eval/brightness/mean`: 0.625.\n\n![" in text
+    assert "best/" not in text
 
 
 def test_every_hyperparameter_is_listed(tmp_path):

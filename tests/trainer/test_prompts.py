@@ -10,7 +10,8 @@ import yaml
 from salon.errors import InvalidRequest
 from trainer.prompts.sets import prompt_set, set_names
 from trainer.prompts.sources import resolve_prompts
-from trainer.spec import JobSpec, load_spec
+from trainer.spec import JobSpec
+from trainer.spec_file import load_spec
 
 FOLDER = Path(__file__).parents[2] / "trainer" / "prompts"
 SIZES = {
@@ -113,6 +114,16 @@ def test_a_file_and_a_set_of_one_name_are_not_told_apart_by_the_folder(submit, h
     with pytest.raises(InvalidRequest, match=r"a prompt set and a file in .*write \./animals"):
         submit("animals")
     assert submit("./animals") == ["a unicorn"]
+
+
+def test_a_folder_is_not_taken_for_a_file(here):
+    (here / "animals").mkdir()
+    assert resolve_prompts("animals") == prompt_set("animals")
+
+
+def test_a_file_may_be_of_windows(here):
+    (here / "own.txt").write_bytes("# mine\r\na café\r\n".encode("utf-8-sig"))
+    assert resolve_prompts("own.txt") == ["a café"]
 
 
 @pytest.mark.parametrize(

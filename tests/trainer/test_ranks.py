@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 import torch
 from safetensors.torch import load_file, save_file
 
+from salon.errors import RewardFailed
 from tests.fixtures.ranks import run_ranks
 from trainer import ranks as ranks_module
 from trainer.interrupt import Cause, Interrupted
@@ -35,6 +37,10 @@ ERRORS = {
     "none": (None, None),
     "one failed": (ValueError("mine"), None),
     "both failed": (ValueError("mine"), ValueError("mine")),
+    "one failed at length": (None, RewardFailed("no score: " + "ü" * 1000)),
+    "one failed without a word": (RewardFailed(), None),
+    "one lost Redis": (None, redis.ConnectionError("gone")),
+    "one failed, one lost Redis": (redis.ConnectionError("gone"), RewardFailed("no score")),
     "one preempted": (None, Interrupted(Cause.PREEMPTED)),
     "one cancelled, one preempted": (Interrupted(Cause.CANCELLED), Interrupted(Cause.PREEMPTED)),
     "one failed, one cancelled": (Interrupted(Cause.CANCELLED), ValueError("mine")),
@@ -102,11 +108,21 @@ def test_the_largest_number_is_everyones(facts):
     ("case", "outcomes"),
     [
         ("none", ["goes on", "goes on"]),
-        ("one failed", ["ValueError: mine", "RankFailed: rank 1 of 2 stops because another one"]),
+        ("one failed", ["ValueError: mine", "RankFailed: rank 0 of 2 failed: ValueError: mine"]),
+        (
+            "one failed at length",
+            ["RankFailed: rank 1 of 2 failed: no score: üü", "RewardFailed: no score: üü"],
+        ),
+        ("one failed without a word", ["RewardFailed: ", "RankFailed: rank 0 of 2 failed: "]),
+        ("one lost Redis", ["RankLost: rank 1 of 2 failed: ConnectionError: gone", "Connection"]),
+        (
+            "one failed, one lost Redis",
+            ["RankFailed: rank 1 of 2 failed: no score", "RewardFailed: no score"],
+        ),
         ("both failed", ["ValueError: mine", "ValueError: mine"]),
         ("one preempted", ["Interrupted: preempted", "Interrupted: preempted"]),
         ("one cancelled, one preempted", ["Interrupted: cancelled", "Interrupted: cancelled"]),
-        ("one failed, one cancelled", ["RankFailed: rank 0 of 2 stops", "ValueError: mine"]),
+        ("one failed, one cancelled", ["RankFailed: rank 1 of 2 failed: ", "ValueError: mine"]),
     ],
 )
 def test_an_error_of_one_stops_all(facts, case, outcomes):

@@ -33,6 +33,14 @@ def test_a_sample_that_cannot_be_judged_is_left_out_or_ends_the_job_as_the_job_s
 
 
 @pytest.mark.parametrize("on_reward_error", ["fail", "drop"])
+def test_outcomes_that_are_not_one_a_sample_belong_to_none(on_reward_error):
+    future = Future()
+    BatchAssembly(future, ["a"], 3, on_reward_error).part("a", 0, 3)(PARTS)
+    with pytest.raises(RewardFailed, match="reward a gave 2 outcomes for 3 samples"):
+        future.result(0)
+
+
+@pytest.mark.parametrize("on_reward_error", ["fail", "drop"])
 def test_what_no_sample_of_the_job_can_ever_bring_ends_it(on_reward_error):
     parts = [*PARTS, outcome(code=reward_pb2.ERROR_CODE_MISSING_INPUT)]
     with pytest.raises(RewardFailed, match=r"^a: what is wrong; a job sends .*or take a out"):

@@ -5,7 +5,7 @@ import yaml
 
 from salon.errors import InvalidRequest
 from trainer.sections import EvaluationSpec
-from trainer.spec import load_spec
+from trainer.spec_file import load_spec
 
 
 def load(tmp_path, evaluation=None, **changes):
@@ -56,7 +56,11 @@ def test_a_diversity_model_that_is_a_folder_becomes_an_absolute_path(tmp_path, m
             "stop_when.0.metric: eval/clip_scor/mean is not measured; did you mean "
             "eval/clip_score/mean?",
         ),
-        ({}, {"stop_when": [{"metric": "eval/kl", "above": 1}]}, "eval/kl is not measured"),
+        (
+            {},
+            {"stop_when": [{"metric": "eval/kl", "above": 1}]},
+            "eval/kl is not measured; set evaluation.kl: true",
+        ),
         ({"keep_best": "kl"}, {}, "evaluation.keep_best: kl is not measured"),
         (
             {"every": None, "keep_best": "eval/size/mean"},

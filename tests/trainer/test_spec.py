@@ -9,7 +9,8 @@ from salon.local_services import local_services
 from salon.settings import Settings
 from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
-from trainer.spec import check_inputs, load_spec
+from trainer.spec import check_inputs
+from trainer.spec_file import load_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -52,8 +53,9 @@ def test_the_name_decides_which_algorithm(write):
 
 def test_overrides_are_typed_and_reach_into_sections(write):
     overrides = ["seed=7", "algorithm.learning_rate=3e-4", "algorithm.lora.rank=8"]
-    spec = load_spec(write(), overrides)
+    spec = load_spec(write(), [*overrides, "rewards.0.weight=2", "prompts=[a=b]"])
     assert (spec.seed, spec.algorithm.learning_rate, spec.algorithm.lora.rank) == (7, 3e-4, 8)
+    assert (spec.rewards[0].weight, spec.prompts) == (2, ["a=b"])
 
 
 def test_rewards_are_raw_unless_the_spec_says_otherwise(write):
@@ -111,7 +113,11 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
             r"job.yaml: algorithm: percentile \(0.5\) belongs to weighting: sparse",
         ),
         ({}, ["on_reward_error=zero"], "on_reward_error: .*'fail' or 'drop'"),
-        ({}, ["rewards.0.weight=2"], "rewards|container"),
+        ({}, ["rewards.1.weight=2"], r"'rewards.1.weight=2' cannot be applied: .*out of range"),
+        ({}, ["rewards.first.weight=2"], "cannot be applied: Index 'first' .* is not an int"),
+        ({}, ["rewards.0.wait=2"], "rewards.0.wait: unknown key; did you mean weight"),
+        ({}, ["model=${nowhere}"], "'nowhere' not found"),
+        ({}, ["reward_deadline_seconds=.inf"], "reward_deadline_seconds: .*finite"),
         ({}, ["seed"], "'seed' is not of the form dotted.key=value"),
         ({"iterations": None}, [], "iterations: Field required"),
         ({"prompts": []}, [], "prompts: "),
@@ -152,6 +158,11 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
             "training prompts too, e.g. 'a dog'",
         ),
         ({}, ["algorithm.samples_per_iteration=10"], "must be a multiple of"),
+        (
+            {"num_processes": 33, "algorithm": {"name": "ddpo"}},
+            [],
+            "num_processes is 33, but an iteration has only 32 batches of 8 samples",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(write, changes, overrides, message):

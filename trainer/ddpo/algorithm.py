@@ -34,12 +34,13 @@ class DDPO:
 
     With `staleness: 1` an iteration is sampled while the rewards of the one before arrive, by the
     parameters from before that one's updates. The importance ratio of DDPO-IS is taken against
-    those: log p_θ_old is what the sampler itself recorded with each step. The estimator is unbiased
-    for samples of any θ_old, so it holds for older ones, too; its variance grows with the distance,
-    and clipping bounds how far an update may go from θ_old, which is now up to two iterations away.
-    Ratios then start outside of a narrow clip range, and pairs that are clipped teach nothing.
-    DDPO-SF has no ratio to correct for that, and is refused. One rollout more is sampled than there
-    are iterations: the one in flight when training ends.
+    those: log p_θ_old is what the sampler itself recorded with each step. It corrects that step
+    alone, not the state it starts from nor the steps after it, which are θ_old's, so the estimator
+    is exact at θ_old and "becomes inaccurate if p_θ deviates too far" (section 4.3). Clipping
+    bounds how far an update may go from θ_old, which is now up to two iterations away. Ratios then
+    start outside of a narrow clip range, and pairs that are clipped teach nothing. DDPO-SF has no
+    ratio to correct for that, and is refused. One rollout more is sampled than there are
+    iterations: the one in flight when training ends.
 
     Args:
         diffusion: the generator; gets adapters if the config says so.
@@ -109,6 +110,7 @@ class DDPO:
             RewardFailed: no sample got a reward.
             Interrupted: asked to stop, here or on another rank.
             RankFailed: another rank cannot go on.
+            SalonError: training diverged.
             RuntimeError: in debug, the first update did not start at ratio 1.
         """
         now, collector = self._iteration, self._collector

@@ -26,8 +26,8 @@ def clipped_objective(
     The estimator DDPO-IS of Black et al. 2023 (arXiv 2305.13301, section 4.3, the equation marked
     DDPO_IS) inside the clipped surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347, equation
     7), negated: max(-A·r, -A·clip(r, 1-ε, 1+ε)) with r = p_θ(x_{t-1} | x_t, c) / p_θ_old(x_{t-1} |
-    x_t, c). It holds whatever has happened to the parameters since they sampled, so long as r is
-    taken against those that did.
+    x_t, c). At the parameters that sampled it is exact. Away from them r corrects one step, while
+    the steps before and after it stay theirs: it holds near them, wherever training is by then.
 
     Args:
         log_prob: [N] log p_θ of the step taken, with gradient.
@@ -42,4 +42,5 @@ def clipped_objective(
     ratio = torch.exp(log_prob - old_log_prob)
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     loss, bound = -advantage * ratio, -advantage * clipped
-    return torch.maximum(loss, bound), (loss >= bound) & (advantage != 0)
+    # Not `loss >= bound`, which a NaN is not: it must get into the gradient, where it is noticed.
+    return torch.maximum(loss, bound), ~(loss < bound) & (advantage != 0)

@@ -22,5 +22,5 @@ def chosen_timesteps(
         generator: on the CPU.
     """
     # Less a little: 0.28 of 50 steps are 14, though their product in floating point is more.
-    count = math.ceil(fraction * steps - 1e-9)
+    count = max(1, math.ceil(fraction * steps - 1e-9))
     return torch.rand(samples, steps, generator=generator).argsort(dim=1)[:, :count].sort().values

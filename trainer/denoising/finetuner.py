@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, SalonError
 from trainer.algorithm import Preview
 from trainer.conditioning import Conditioning
 from trainer.denoising.config import DenoisingConfig
@@ -123,6 +123,7 @@ class Finetuner:
 
         Raises:
             Interrupted: this rank or another one was asked to stop; none takes the step.
+            SalonError: the gradient is not finite, and the scale of the loss is not why.
         """
         self._ranks.agree(self._interrupt.pending())
         parameters = list(self.parameters.values())
@@ -134,6 +135,12 @@ class Finetuner:
             self._ranks.sum_([p.grad for p in parameters if p.grad is not None])
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
+        if self._scaler.get_scale() <= 1 and not torch.isfinite(norm):  # 1 where it is disabled
+            raise SalonError(
+                f"the norm of a gradient is {norm.item()}: training diverged; lower learning_rate "
+                f"({self._config.learning_rate}) or, if precision {self._config.precision} "
+                "overflows, take a wider one"
+            )
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

@@ -58,6 +58,12 @@ class Schedule:
         _check(scheduler, steps)
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps
+        if timesteps.max() >= len(scheduler.alphas_cumprod):
+            raise ValueError(
+                f"sampling_steps {steps} from the scheduler's steps_offset "
+                f"{scheduler.config.steps_offset} on reach timestep {timesteps.max()}, but the "
+                f"model's last is {len(scheduler.alphas_cumprod) - 1}: take fewer steps"
+            )
         alpha, alpha_previous = _alphas(scheduler, timesteps)
         x0, noise = _predictions(scheduler.config.prediction_type, alpha)
         if isinstance(scheduler, DDIMScheduler):

@@ -30,7 +30,7 @@ def read_lines(path: Path) -> list[str]:
         InvalidRequest: the file cannot be read, or is not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
     except OSError as error:
         raise InvalidRequest(f"cannot read prompt file {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -27,7 +27,7 @@ def resolve_prompts(source: str) -> list[str]:
     """
     named = source in set_names()
     function = _FUNCTION.fullmatch(source) is not None
-    if (named or function) and Path(source).exists():
+    if (named or function) and Path(source).is_file():
         other = "a prompt set" if named else "a function"
         raise InvalidRequest(
             f"{source!r} is {other} and a file in {Path.cwd()}, too: write ./{source} for the file,"

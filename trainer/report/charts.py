@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trainer.report.notation import fixed, is_number, significant
 
 BINS = 24
+ROUNDING = 1e-9  # values that differ by less than this share of themselves are one value
 LABEL_GAP = 8.0  # percent of a plot's height below which two labels would touch
 
 
@@ -177,8 +178,12 @@ def histograms(
     together = np.concatenate([scores for _, scores in finite])
     if len(together) == 0:
         return None
-    edges = np.histogram_bin_edges(together, bins=BINS)
-    axis = Axis.spanning([edges[0], edges[-1]], 4, snap=False)
+    low, high = float(together.min()), float(together.max())
+    if high - low <= ROUNDING * max(abs(low), abs(high)):
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    edges = np.linspace(low, high, BINS + 1)
+    axis = Axis.spanning([low, high], 4, snap=False)
     counts = [np.histogram(scores, edges)[0] for _, scores in finite]
     tallest = max(int(count.max()) for count in counts)
     width = 100 / BINS

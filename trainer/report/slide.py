@@ -16,6 +16,7 @@ from trainer.report.results import Result
 WIDTH, HEIGHT, MARGIN = 16.0, 9.0, 0.5  # inches
 GUTTER = 1.8  # inches to the right of a curve, for the names of its levels
 PICTURES_SHOWN, COLUMNS = 16, 4
+REWARDS_SHOWN = 4  # with more the curves and the scores under the pictures leave no room
 INK, QUIET, RULE, WARNING = "#1c1b19", "#66625b", "#e2ded6", "#a3341f"
 CHANGED = (
     "Warning: a reward scored as another version after training than before; that difference is "
@@ -29,8 +30,11 @@ def draw_slide(
     after: Evaluation,
     metrics: Sequence[Mapping[str, Any]],
 ) -> Figure:
-    """Headline; the first prompts before and after; the curve of each reward in training."""
-    results = Result.all_of(summary)
+    """Headline; the first prompts before and after; the curve of each reward in training.
+
+    Of many rewards the first few, those of training before those of evaluation alone.
+    """
+    results = Result.all_of(summary)[:REWARDS_SHOWN]
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=120, facecolor="white")
     top = _headline(figure, summary, results) + 0.45
     height = HEIGHT - top - 0.3
@@ -71,6 +75,8 @@ def _headline(figure: Figure, summary: Mapping[str, Any], results: Sequence[Resu
         top += 0.42
     iterations = summary["iterations"]
     rewards = ", ".join(result.reward for result in results)
+    if more := len(summary["rewards"]) + len(summary["eval_rewards"]) - len(results):
+        rewards += f" ({more} more in report.html)"
     facts = (
         f"{summary['algorithm'].upper()} · {iterations:,} iteration{'s' * (iterations != 1)} · "
         f"{summary['samples']:,} samples · {duration(summary['seconds'])} · same prompts and seeds "

@@ -105,6 +105,7 @@ class RWR:
             RewardFailed: no sample got a reward.
             Interrupted: asked to stop, here or on another rank.
             RankFailed: another rank cannot go on.
+            SalonError: training diverged.
         """
         rollout = self._collector.collect(self._iteration)
         rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)

@@ -27,7 +27,7 @@ class RWRConfig(DenoisingConfig):
     weighting: Literal["softmax", "sparse"] = Field(
         "softmax",
         description="Softmax: every sample counts, by the exponential of its reward. Sparse: the "
-        "best are kept and count alike. Paper 4.2, where neither is the better one.",
+        "best are kept and count alike. Paper 4.2; in its 6.1 neither is the better one.",
     )
     inverse_temperature: float = Field(
         INVERSE_TEMPERATURE,

@@ -40,6 +40,14 @@ def test_loss_and_gradient_on_both_sides_of_the_clip(ratio, advantage, loss, slo
     assert log_prob.grad.item() == pytest.approx(slope, rel=1e-9)
 
 
+def test_what_is_no_number_is_not_taken_for_clipped():
+    log_prob = torch.tensor([math.nan], requires_grad=True)
+    losses, teaches = clipped_objective(log_prob, torch.zeros(1), torch.ones(1), CLIP)
+    losses.sum().backward()
+    assert teaches.item()
+    assert log_prob.grad.isnan().item()
+
+
 def test_at_ratio_one_the_gradient_is_the_score_function_estimator():
     torch.manual_seed(0)
     parameters = torch.randn(5, requires_grad=True, dtype=torch.float64)

@@ -164,7 +164,7 @@ def test_resume_on_another_number_of_processes(folder, case):
 
 def test_a_rank_whose_rewards_fail_does_not_leave_the_other_waiting(folder):
     assert (folder / "failure-1").read_text() == "RewardFailed: the jury has left"
-    assert (folder / "failure-0").read_text().startswith("RankFailed: rank 0 of 2 stops")
+    assert (folder / "failure-0").read_text() == "RankFailed: rank 1 of 2 failed: the jury has left"
 
 
 if __name__ == "__main__":

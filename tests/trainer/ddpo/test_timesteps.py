@@ -13,7 +13,7 @@ def seeded(seed):
 
 @pytest.mark.parametrize(
     ("fraction", "steps", "count"),
-    [(1, 50, 50), (0.5, 5, 3), (0.28, 50, 14), (0.07, 100, 7), (0.001, 50, 1), (0.99, 4, 4)],
+    [(1, 50, 50), (0.5, 5, 3), (0.28, 50, 14), (0.07, 100, 7), (1e-12, 50, 1), (0.99, 4, 4)],
 )
 def test_each_sample_has_its_share_of_different_steps(fraction, steps, count):
     chosen = chosen_timesteps(40, steps, fraction, seeded(0))

@@ -133,6 +133,13 @@ def test_noise_cannot_tell_the_image_where_there_is_nothing_else():
     assert torch.isfinite(tabulate(DDIMScheduler(**PLAIN, **leading)).from_output).all()
 
 
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+def test_a_timestep_beyond_the_last_is_refused(kind):
+    with pytest.raises(ValueError, match=r"sampling_steps 1000 .* steps_offset 1 .* last is 999"):
+        tabulate(kind(**PLAIN), steps=1000)
+    assert tabulate(kind(**PLAIN), steps=999).timesteps[0] == 999
+
+
 @pytest.mark.parametrize("offset", [0, 1])
 def test_a_schedule_without_noise_in_its_last_step_keeps_a_density(offset):
     scheduler = DDIMScheduler(**{**PLAIN, "steps_offset": offset}, set_alpha_to_one=True)

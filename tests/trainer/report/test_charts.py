@@ -86,6 +86,14 @@ def test_histograms_share_axis_and_scale_and_count_every_finite_score():
     assert (rows[0].text, rows[1].text) == ("0.0", "0.5")
 
 
+@pytest.mark.parametrize("values", [[0.3, 0.1 + 0.2], [1e17, 1e17], [0.0, 0.0]])
+def test_scores_that_differ_by_rounding_alone_are_drawn_side_by_side(values):
+    _, rows = histograms([("before", np.array(values)), ("after", np.array(values[:1]))], 2)
+    counts = [sum(int(bar[3].split()[0]) for bar in row.bars) for row in rows]
+    assert counts == [2, 1]
+    assert [row.mean for row in rows] == [pytest.approx(50), pytest.approx(50)]
+
+
 def test_scores_that_are_all_errors_have_no_histogram():
     errors = np.full(3, np.nan)
     assert histograms([("before", errors), ("after", errors)], 2) is None

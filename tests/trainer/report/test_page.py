@@ -10,6 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.fixtures.finished_run import HOSTILE, finished_run
+from tests.fixtures.stack import wait_until
 from trainer.report import write_report
 from trainer.run_folder import RunFolder
 
@@ -88,8 +89,7 @@ def test_it_renders_without_complaint_and_without_a_request(page, address):
 def test_the_watch_for_complaints_and_requests_sees_them(page):
     """The check above would be worth nothing if these logs stayed empty whatever happens."""
     page.execute_script("fetch('http://127.0.0.1:9/x').catch(() => {})")
-    page.execute_async_script("setTimeout(arguments[0], 200)")
-    assert any("Content Security Policy" in entry["message"] for entry in page.get_log("browser"))
+    wait_until(lambda: "Content Security Policy" in str(page.get_log("browser")), "a complaint")
 
 
 def test_pictures_have_their_size_and_show_their_pixels(page):

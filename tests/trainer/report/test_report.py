@@ -175,12 +175,14 @@ def test_absent_and_broken_metrics_leave_their_charts_out():
         finished_run(rewards=("brightness", "$second_reward$"), samples=3, iterations=1),
         finished_run(eval_rewards=("unseen",)),
         finished_run(versions=("1", "2")),
+        finished_run(rewards=tuple("abcdef"), eval_rewards=tuple("ghi"), samples=3),
     ],
     ids=[
         "one reward",
         "two rewards, few samples, one iteration",
         "one of evaluation alone",
         "two versions",
+        "nine rewards",
     ],
 )
 def test_both_files_are_written_and_the_slide_has_something_on_it(tmp_path, run):

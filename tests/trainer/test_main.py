@@ -1,0 +1,57 @@
+"""How an attempt ends: what the job's record says then, or that another attempt is made."""
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from salon.errors import RewardFailed
+from salon.jobs import JobState
+from trainer import __main__ as main
+from trainer import assembly
+from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.ranks import RankLost
+
+
+@pytest.fixture
+def attempt(monkeypatch):
+    """An attempt whose training raises an error at once."""
+
+    def run(error):
+        def train(*_):
+            raise error
+
+        monkeypatch.setattr(assembly, "train", train)
+        return main._attempt(None, None, None, Interrupt(), 0)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RankLost("rank 1 is gone"),
+        redis.ConnectionError("refused"),
+        redis.TimeoutError("silent"),
+        OperationalError("refused"),
+    ],
+    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
+)
+def test_what_may_pass_ends_the_attempt_and_not_the_job(attempt, error):
+    with pytest.raises(SystemExit) as ended:
+        attempt(error)
+    assert ended.value.code == main.EXIT_PASSING
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (RewardFailed("no\nscore"), (JobState.FAILED, "no score")),
+        (OSError(28, "No space"), (JobState.FAILED, "[Errno 28] No space")),
+        (ValueError("of a model"), (JobState.FAILED, "ValueError: of a model")),
+        (Interrupted(Cause.CANCELLED), (JobState.CANCELLED, "cancelled by the user")),
+        (Interrupted(Cause.PREEMPTED), (JobState.QUEUED, "its worker was stopped")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_record_says_why_in_one_line(attempt, error, end):
+    assert attempt(error) == end
