@@ -2,24 +2,23 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.algorithm import Metrics, Preview, State
+from trainer.algorithm import Metrics, State
 from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
 from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.timesteps import chosen_timesteps
 from trainer.ddpo.update import Share, UpdateStatistics, accumulate_gradient
-from trainer.denoising.finetuner import Finetuner
+from trainer.denoising.algorithm import DenoisingAlgorithm
 from trainer.diffusion import Diffusion
 from trainer.interrupt import Interrupt
 from trainer.ranks import Ranks
 from trainer.rewards import reward_metrics, weighted_sum
-from trainer.rollout import Collector, Rollout, RolloutInFlight
+from trainer.rollout import Rollout, RolloutInFlight
 from trainer.scoring import RewardScorer
 from trainer.seeds import generator
 from trainer.shares import stratified_shares
@@ -29,30 +28,22 @@ IN_FLIGHT = "in_flight."
 """Prefix of a checkpoint's tensors that are of a rollout rather than of the model."""
 
 
-class DDPO:
+class DDPO(DenoisingAlgorithm[DDPOConfig]):
     """Denoising diffusion policy optimization, Black et al. 2023 (arXiv 2305.13301).
 
     With `staleness: 1` an iteration is sampled while the rewards of the one before arrive, by the
     parameters from before that one's updates. The importance ratio of DDPO-IS is taken against
     those: log p_θ_old is what the sampler itself recorded with each step. It corrects that step
     alone, not the state it starts from nor the steps after it, which are θ_old's, so the estimator
-    is exact at θ_old and "becomes inaccurate if p_θ deviates too far" (section 4.3). Clipping
-    bounds how far an update may go from θ_old, which is now up to two iterations away. Ratios then
-    start outside of a narrow clip range, and pairs that are clipped teach nothing. DDPO-SF has no
-    ratio to correct for that, and is refused. One rollout more is sampled than there are
-    iterations: the one in flight when training ends.
+    is exact at θ_old and the less so the further p_θ is from it (section 4.3). Clipping bounds how
+    far an update may go from θ_old, which is now up to two iterations away. Ratios then start
+    outside of a narrow clip range, and pairs that are clipped teach nothing. DDPO-SF has no ratio
+    to correct for that, and is refused. One rollout more is sampled than there are iterations: the
+    one in flight when training ends.
+
+    Beside the arguments of `DenoisingAlgorithm`:
 
     Args:
-        diffusion: the generator; gets adapters if the config says so.
-        config: hyperparameters.
-        prompts: those to train on; samples draw from them uniformly.
-        rewards: what is maximised, all by group or none.
-        scorer: gives the rewards, in the background.
-        seed: of all randomness in training, together with the iteration.
-        ranks: the processes that train together; None for this one alone. All of them call `step`,
-            `state_dict` and `load_state_dict` together.
-        keep_reference: have `kl`, which without LoRA costs a copy of the UNet.
-        interrupt: ends a step midway.
         debug: check in every iteration that its first update starts at ratio 1.
     """
 
@@ -70,32 +61,19 @@ class DDPO:
         interrupt: Interrupt | None = None,
         debug: bool = False,
     ) -> None:
-        self._ranks = ranks or Ranks.alone()
-        self._finetuner = Finetuner(
+        super().__init__(
             diffusion,
             config,
             prompts,
+            rewards,
+            scorer,
             seed,
-            self._ranks,
+            ranks=ranks,
             keep_reference=keep_reference or config.kl_weight > 0,
             interrupt=interrupt,
         )
-        self._config = config
-        self._rewards = tuple(rewards)
-        self._seed = seed
         self._debug = debug
-        self._iteration = 0
         self._ahead: RolloutInFlight | None = None
-        self._collector = Collector(
-            diffusion,
-            self._finetuner.policy,
-            scorer,
-            prompts,
-            samples=config.samples_per_iteration,
-            batch_size=config.sample_batch_size,
-            seed=seed,
-            ranks=self._ranks,
-        )
         self._statistics = PerPromptStatistics(
             config.per_prompt_buffer, config.per_prompt_min_count, config.advantage_clip
         )
@@ -103,14 +81,9 @@ class DDPO:
     def step(self) -> Metrics:
         """One iteration: sample, score, update.
 
-        Nothing changes before all rewards are there: an exception raised while waiting for them
-        leaves the state as it was. One raised later leaves a state between two iterations.
+        See `DenoisingAlgorithm.step`.
 
         Raises:
-            RewardFailed: no sample got a reward.
-            Interrupted: asked to stop, here or on another rank.
-            RankFailed: another rank cannot go on.
-            SalonError: training diverged.
             RuntimeError: in debug, the first update did not start at ratio 1.
         """
         now, collector = self._iteration, self._collector
@@ -221,46 +194,25 @@ class DDPO:
         means["grad_norm"] = float(torch.stack([norm for _, norm in updates]).mean())
         return {**means, "ratio_deviation_first": float(updates[0][0].ratio_deviation)}
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """See `Finetuner.generate`."""
-        return self._finetuner.generate(prompts, seeds)
-
-    def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
-        """See `Finetuner.kl`."""
-        return self._finetuner.kl(prompts, seeds)
-
-    def preview(self) -> Preview:
-        """See `Finetuner.preview`."""
-        return self._finetuner.preview()
-
-    def save(self, folder: Path) -> None:
-        """See `Finetuner.save`."""
-        self._finetuner.save(folder)
-
     def state_dict(self) -> State:
         """All that an exact resume needs; randomness is a function of seed and iteration.
 
         Of a rollout in flight that is the paths: its rewards are asked for again on resume, which
         gives the same ones and makes no checkpoint wait for the jury.
         """
-        tensors = self._finetuner.state()
-        state = {"iteration": self._iteration, "rewards": self._statistics.state_dict()}
+        kept = super().state_dict()
+        kept["state"]["rewards"] = self._statistics.state_dict()
         if self._ahead is not None:
             paths = self._collector.tensors(self._ahead)
-            tensors |= {f"{IN_FLIGHT}{name}": value for name, value in paths.items()}
-            state["in_flight"] = [self._ahead.iteration, self._ahead.sampled_after]
-        return {"tensors": tensors, "state": state}
+            kept["tensors"] |= {f"{IN_FLIGHT}{name}": value for name, value in paths.items()}
+            kept["state"]["in_flight"] = [self._ahead.iteration, self._ahead.sampled_after]
+        return kept
 
     def load_state_dict(self, state: State) -> None:
-        """Continue where `state_dict` was taken: the next step is the one it would have been.
-
-        Raises:
-            ValueError: the state is of another model or of other trainable parameters.
-        """
+        """See `DenoisingAlgorithm.load_state_dict`."""
         tensors, kept = state["tensors"], state["state"]
         own = {name: value for name, value in tensors.items() if not name.startswith(IN_FLIGHT)}
-        self._finetuner.restore(own)
-        self._iteration = kept["iteration"]
+        super().load_state_dict({"tensors": own, "state": kept})
         self._statistics.load_state_dict(kept["rewards"])
         self._ahead = None
         if "in_flight" in kept:

@@ -3,20 +3,16 @@
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.algorithm import Metrics, Preview, State
-from trainer.denoising.finetuner import Finetuner
-from trainer.diffusion import Diffusion
-from trainer.interrupt import Interrupt
-from trainer.ranks import Ranks
+from trainer.algorithm import Metrics
+from trainer.denoising.algorithm import DenoisingAlgorithm
 from trainer.rewards import reward_metrics, weighted_sum
-from trainer.rollout import Collector, Rollout
+from trainer.rollout import Rollout
 from trainer.rwr.config import RWRConfig
 from trainer.rwr.update import accumulate_gradient
 from trainer.rwr.weights import (
@@ -26,13 +22,11 @@ from trainer.rwr.weights import (
     softmax_weights,
     sparse_weights,
 )
-from trainer.scoring import RewardScorer
 from trainer.seeds import generator
 from trainer.shares import stratified_shares
-from trainer.spec import RewardSpec
 
 
-class RWR:
+class RWR(DenoisingAlgorithm[RWRConfig]):
     """Reward-weighted regression, iterated: Black et al. 2023 (arXiv 2305.13301, section 4.2).
 
     Each iteration draws its samples from the model as it is then, weights them by their rewards,
@@ -42,71 +36,12 @@ class RWR:
     sampler ended in; they encode the decoded image again, which adds the autoencoder's error to
     each iteration's data. And the optimiser keeps its moments from one iteration to the next; they
     start each iteration with a fresh one.
-
-    Args:
-        diffusion: the generator; gets adapters if the config says so.
-        config: hyperparameters.
-        prompts: those to train on; samples draw from them uniformly.
-        rewards: what is maximised, all by group or none.
-        scorer: gives the rewards, in the background.
-        seed: of all randomness in training, together with the iteration.
-        ranks: the processes that train together; None for this one alone. All of them call `step`,
-            `state_dict` and `load_state_dict` together.
-        keep_reference: have `kl`, which without LoRA costs a copy of the UNet.
-        interrupt: ends a step midway.
     """
 
-    def __init__(
-        self,
-        diffusion: Diffusion,
-        config: RWRConfig,
-        prompts: Sequence[str],
-        rewards: Sequence[RewardSpec],
-        scorer: RewardScorer,
-        seed: int,
-        *,
-        ranks: Ranks | None = None,
-        keep_reference: bool = False,
-        interrupt: Interrupt | None = None,
-    ) -> None:
-        self._ranks = ranks or Ranks.alone()
-        self._finetuner = Finetuner(
-            diffusion,
-            config,
-            prompts,
-            seed,
-            self._ranks,
-            keep_reference=keep_reference,
-            interrupt=interrupt,
-        )
-        self._collector = Collector(
-            diffusion,
-            self._finetuner.policy,
-            scorer,
-            prompts,
-            samples=config.samples_per_iteration,
-            batch_size=config.sample_batch_size,
-            seed=seed,
-            ranks=self._ranks,
-            whole_paths=False,
-        )
-        self._config = config
-        self._rewards = tuple(rewards)
-        self._seed = seed
-        self._iteration = 0
+    whole_paths = False
 
     def step(self) -> Metrics:
-        """One iteration: sample, score, update.
-
-        Nothing changes before all rewards are there: an exception raised while waiting for them
-        leaves the state as it was. One raised later leaves a state between two iterations.
-
-        Raises:
-            RewardFailed: no sample got a reward.
-            Interrupted: asked to stop, here or on another rank.
-            RankFailed: another rank cannot go on.
-            SalonError: training diverged.
-        """
+        """One iteration: sample, score, update. See `DenoisingAlgorithm.step`."""
         rollout = self._collector.collect(self._iteration)
         rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)
         weights = self._weights(rewards, rollout.prompts)
@@ -165,35 +100,3 @@ class RWR:
                     random=generator(*key, number),
                 )
                 yield loss, self._finetuner.apply_gradient()
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """See `Finetuner.generate`."""
-        return self._finetuner.generate(prompts, seeds)
-
-    def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
-        """See `Finetuner.kl`."""
-        return self._finetuner.kl(prompts, seeds)
-
-    def preview(self) -> Preview:
-        """See `Finetuner.preview`."""
-        return self._finetuner.preview()
-
-    def save(self, folder: Path) -> None:
-        """See `Finetuner.save`."""
-        self._finetuner.save(folder)
-
-    def state_dict(self) -> State:
-        """All that an exact resume needs; randomness is a function of seed and iteration."""
-        return {
-            "tensors": self._finetuner.state(),
-            "state": {"iteration": self._iteration},
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Continue where `state_dict` was taken: the next step is the one it would have been.
-
-        Raises:
-            ValueError: the state is of another model or of other trainable parameters.
-        """
-        self._finetuner.restore(state["tensors"])
-        self._iteration = state["state"]["iteration"]

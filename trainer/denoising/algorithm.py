@@ -1,0 +1,123 @@
+"""What all algorithms that train a denoising policy on scored samples are made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.algorithm import Metrics, Preview, State
+from trainer.denoising.config import DenoisingConfig
+from trainer.denoising.finetuner import Finetuner
+from trainer.diffusion import Diffusion
+from trainer.interrupt import Interrupt
+from trainer.ranks import Ranks
+from trainer.rollout import Collector
+from trainer.scoring import RewardScorer
+from trainer.sections import RewardSpec
+
+ConfigT = TypeVar("ConfigT", bound=DenoisingConfig)
+
+
+class DenoisingAlgorithm(ABC, Generic[ConfigT]):
+    """A `trainer.algorithm.Algorithm` but for its `step`.
+
+    Args:
+        diffusion: the generator; gets adapters if the config says so.
+        config: hyperparameters.
+        prompts: those to train on; samples draw from them uniformly.
+        rewards: what is maximised, all by group or none.
+        scorer: gives the rewards, in the background.
+        seed: of all randomness in training, together with the iteration.
+        ranks: the processes that train together; None for this one alone. All of them call `step`,
+            `state_dict` and `load_state_dict` together.
+        keep_reference: have `kl`, which without LoRA costs a copy of the UNet.
+        interrupt: ends a step midway.
+    """
+
+    whole_paths: ClassVar[bool] = True
+    """Whether the update needs all of a sample's denoising path, or x_0 alone."""
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        config: ConfigT,
+        prompts: Sequence[str],
+        rewards: Sequence[RewardSpec],
+        scorer: RewardScorer,
+        seed: int,
+        *,
+        ranks: Ranks | None = None,
+        keep_reference: bool = False,
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        self._config = config
+        self._rewards = tuple(rewards)
+        self._seed = seed
+        self._iteration = 0
+        self._ranks = ranks or Ranks.alone()
+        self._finetuner = Finetuner(
+            diffusion,
+            config,
+            prompts,
+            seed,
+            self._ranks,
+            keep_reference=keep_reference,
+            interrupt=interrupt,
+        )
+        self._collector = Collector(
+            diffusion,
+            self._finetuner.policy,
+            scorer,
+            prompts,
+            samples=config.samples_per_iteration,
+            batch_size=config.sample_batch_size,
+            seed=seed,
+            ranks=self._ranks,
+            whole_paths=self.whole_paths,
+        )
+
+    @abstractmethod
+    def step(self) -> Metrics:
+        """One iteration: sample, score, update.
+
+        Nothing changes before all rewards are there: an exception raised while waiting for them
+        leaves the state as it was. One raised later leaves a state between two iterations.
+
+        Raises:
+            RewardFailed: no sample got a reward.
+            Interrupted: asked to stop, here or on another rank.
+            RankFailed: another rank cannot go on.
+            SalonError: training diverged.
+        """
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """See `Finetuner.generate`."""
+        return self._finetuner.generate(prompts, seeds)
+
+    def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """See `Finetuner.kl`."""
+        return self._finetuner.kl(prompts, seeds)
+
+    def preview(self) -> Preview:
+        """See `Finetuner.preview`."""
+        return self._finetuner.preview()
+
+    def save(self, folder: Path) -> None:
+        """See `Finetuner.save`."""
+        self._finetuner.save(folder)
+
+    def state_dict(self) -> State:
+        """All that an exact resume needs; randomness is a function of seed and iteration."""
+        return {"tensors": self._finetuner.state(), "state": {"iteration": self._iteration}}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state_dict` was taken: the next step is the one it would have been.
+
+        Raises:
+            ValueError: the state is of another model or of other trainable parameters.
+        """
+        self._finetuner.restore(state["tensors"])
+        self._iteration = state["state"]["iteration"]
