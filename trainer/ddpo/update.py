@@ -36,14 +36,6 @@ class Share:
     pairs: int  # (sample, timestep) pairs of the update on all ranks
 
 
-REDONE_BELOW = 0.6
-"""Share of pairs that teach below which a pass is redone with them alone, not differentiated.
-
-Differentiating a pass takes 1.8 times as long as the pass (a tiny UNet on a CPU, full and LoRA), so
-doing it again for a share s of the pairs, with gradient, is the cheaper way if 2.8 s < 1.8.
-"""
-
-
 def accumulate_gradient(
     finetuner: Finetuner,
     share: Share,
@@ -58,10 +50,11 @@ def accumulate_gradient(
     al. 2023, arXiv 2305.16381, section 4.2); like the log-probability it is a mean over latent
     dimensions where DPOK has a sum, so their proportion is the same.
 
-    The pairs go through the UNet `rows_per_forward` at a time, all timesteps of a sample together.
-    A pair that is clipped has no gradient, and those of a sample tend to be clipped together: of a
-    pass where few teach, these wait until they fill another, which alone is differentiated. The sum
-    is the same however they are grouped.
+    The pairs go through the UNet `rows_per_forward` at a time, all timesteps of a sample together:
+    they tend to be clipped together, and a pass of which every pair is has no gradient to be
+    computed. The sum is the same however they are grouped. Two ways to differentiate
+    no clipped pair at all were measured to gain nothing: finding out first by passes without
+    gradient, and passing those that teach again where less than 0.6 of a pass do.
 
     Args:
         finetuner: whose parameters are trained.
@@ -70,60 +63,33 @@ def accumulate_gradient(
         order: shuffles the samples.
         ranks: that have the update's other samples; the statistics are of all.
     """
-    size, device = config.rows_per_forward, share.latents.device
-    rows = torch.arange(share.timesteps.numel()).view(share.timesteps.shape)
-    rows = rows[torch.randperm(len(rows), generator=order)].flatten().to(device)
-    waiting = rows[:0]
-    totals = share.latents.new_zeros(4)
-    deviations = share.latents.new_zeros(ranks.count)
-    for chunk in torch.split(rows, size) if len(rows) else ():
-        passed = _pass(finetuner, share, config, chunk)
-        totals += passed.sums
-        deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], passed.deviation)
-        if passed.teaches.double().mean() >= REDONE_BELOW:
-            finetuner.backward(passed.loss)
+    latents, steps = share.latents, share.timesteps
+    rows = torch.arange(steps.numel()).view(steps.shape)
+    rows = rows[torch.randperm(len(rows), generator=order)].flatten().to(latents.device)
+    totals = latents.new_zeros(4)
+    deviations = latents.new_zeros(ranks.count)
+    for chunk in torch.split(rows, config.rows_per_forward) if len(rows) else ():
+        sample, index = chunk // steps.shape[1], steps.flatten()[chunk]
+        conditioning, before = share.conditioning[sample], latents[sample, index]
+        old, advantage = share.log_probs[sample, index], share.advantages[sample]
+        mean, sigma = finetuner.policy.step(before, index, conditioning)
+        log_prob = gaussian_log_prob(mean, sigma, latents[sample, index + 1])
+        if config.estimator == "score_function":
+            losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
         else:
-            waiting = torch.cat([waiting, chunk[passed.teaches]])
-        del passed  # its graph, before there is another
-        if len(waiting) >= size:
-            finetuner.backward(_pass(finetuner, share, config, waiting[:size]).loss)
-            waiting = waiting[size:]
-    if len(waiting):
-        finetuner.backward(_pass(finetuner, share, config, waiting).loss)
+            losses, teaches = clipped_objective(log_prob, old, advantage, config.clip_range)
+        divergence = torch.zeros_like(old)
+        if config.kl_weight > 0:
+            reference = finetuner.policy.reference_step(before, index, conditioning)
+            divergence = gaussian_kl(mean, reference, sigma)
+            losses = losses + config.kl_weight * divergence
+        if config.kl_weight > 0 or teaches.any():
+            finetuner.backward(losses.sum() / share.pairs)
+        log_ratio = log_prob.detach() - old
+        off = torch.expm1(log_ratio).abs()
+        sums = (losses.detach(), 0.5 * log_ratio**2, off > config.clip_range, divergence.detach())
+        totals += torch.stack([part.sum() for part in sums])
+        deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], off.max())
     ranks.sum_([totals, deviations])
     loss, kl, clipped, divergence = totals / share.pairs
     return UpdateStatistics(loss, kl, clipped, divergence, deviations.max())
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What came of some pairs."""
-
-    loss: Tensor  # [] their part of the update's mean loss, with gradient
-    teaches: Tensor  # [N] bool, which pairs have a gradient
-    sums: Tensor  # [4] of the first four fields of UpdateStatistics
-    deviation: Tensor  # [] largest |ratio - 1|
-
-
-def _pass(finetuner: Finetuner, share: Share, config: DDPOConfig, rows: Tensor) -> _Pass:
-    """The pairs `rows` [N], which number all of `share`, sample by sample."""
-    sample, index = rows // share.timesteps.shape[1], share.timesteps.flatten()[rows]
-    conditioning, before = share.conditioning[sample], share.latents[sample, index]
-    old, advantage = share.log_probs[sample, index], share.advantages[sample]
-    mean, sigma = finetuner.policy.step(before, index, conditioning)
-    log_prob = gaussian_log_prob(mean, sigma, share.latents[sample, index + 1])
-    if config.estimator == "score_function":
-        losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
-    else:
-        losses, teaches = clipped_objective(log_prob, old, advantage, config.clip_range)
-    divergence = torch.zeros_like(old)
-    if config.kl_weight > 0:
-        reference = finetuner.policy.reference_step(before, index, conditioning)
-        divergence = gaussian_kl(mean, reference, sigma)
-        losses, teaches = losses + config.kl_weight * divergence, torch.ones_like(teaches)
-    log_ratio = log_prob.detach() - old
-    off = torch.expm1(log_ratio).abs()
-    sums = (losses.detach(), 0.5 * log_ratio**2, off > config.clip_range, divergence.detach())
-    return _Pass(
-        losses.sum() / share.pairs, teaches, torch.stack([part.sum() for part in sums]), off.max()
-    )

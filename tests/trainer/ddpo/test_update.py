@@ -148,30 +148,6 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
     assert relative_difference(parameters, expected) < 1e-5
 
 
-def test_what_teaches_in_passes_where_little_does_is_differentiated_together(diffusion):
-    two = 2 * STEPS  # samples a pass
-    experience = Experience(diffusion, estimator="score_function", rows_per_forward=two)
-    experience.share.advantages[1:3] = experience.share.advantages[4:] = 0
-    parameters = list(diffusion.trainable().values())
-    expected = torch.autograd.grad(experience.naive()[0], parameters)
-    policy, backward = experience.finetuner.policy, experience.finetuner.backward
-    step, passed, differentiated = policy.step, [], []
-
-    def record_step(latents, index, conditioning):
-        passed.append(len(latents))
-        return step(latents, index, conditioning)
-
-    def record_backward(loss):
-        differentiated.append(passed[-1])
-        backward(loss)
-
-    policy.step, experience.finetuner.backward = record_step, record_backward
-    experience.accumulate(seed=1)  # samples 0 and 3 are not in the same pass
-    assert passed == [two, two, two, two]
-    assert differentiated == [two]
-    assert relative_difference(parameters, expected) < 1e-5
-
-
 def test_an_update_that_teaches_nothing_is_a_step_of_zero_gradient(diffusion):
     experience = Experience(diffusion)
     experience.share.advantages.zero_()
