@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,models,stack,trainer,tiny,dev]'
 	touch $@
 
-demo: install  ## start the stack, train for a few minutes, write a report, stop the stack
+demo: install  ## start the stack, train for a minute, write a report, stop the stack
 	@$(OFFLINE) exec $(BIN)/salon run jobs/ddpo-compressibility-tiny.yaml
 
 # Three at a time on two cores: most tests wait for processes. A file's tests share what they start.

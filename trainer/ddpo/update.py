@@ -52,9 +52,9 @@ def accumulate_gradient(
 
     The pairs go through the UNet `rows_per_forward` at a time, all timesteps of a sample together:
     they tend to be clipped together, and a pass of which every pair is has no gradient to be
-    computed. The sum is the same however they are grouped. Two ways to differentiate
-    no clipped pair at all were measured to gain nothing: finding out first by passes without
-    gradient, and passing those that teach again where less than 0.6 of a pass do.
+    computed. The sum is the same however they are grouped. Two ways to differentiate no clipped
+    pair at all were measured to gain nothing: finding out first, by passes without gradient, and
+    passing those that teach again where less than 0.6 of a pass do.
 
     Args:
         finetuner: whose parameters are trained.
