@@ -48,7 +48,7 @@ def variance(image):
 
 def test_the_reward_of_the_page_is_served_and_scored_with(serve, folder):
     service = serve(SERVE)
-    assert len(SHARPNESS.splitlines()) <= 32
+    assert len(SHARPNESS.splitlines()) <= 30
     done = subprocess.run(
         [sys.executable, "-c", CLIENT.replace("127.0.0.1:50052", service.target)],
         cwd=REPOSITORY,
