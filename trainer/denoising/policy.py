@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.conditioning import Conditioning
 from trainer.denoising.gaussian import gaussian_log_prob
 from trainer.denoising.schedule import Schedule
+from trainer.denoising.shared_prefix import shared_prefix
 from trainer.lora import fused_lora, has_lora, without_lora
 from trainer.precision import Precision, autocast
 
@@ -92,7 +93,8 @@ class DenoisingPolicy:
         added: dict[str, Any] | None = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        with autocast(self._precision, self._device):
+        shared = shared_prefix(unet) if scale != 1.0 else nullcontext()
+        with shared, autocast(self._precision, self._device):
             output: Tensor = unet(
                 latents,
                 timesteps,
