@@ -32,8 +32,11 @@ from salon.errors import SalonError
 from salon.settings import Settings
 
 MODES = ("full", "lora")
-ROWS_PER_FORWARD = {"tiny": {"full": 40, "lora": 40}, "sd15": {"full": 8, "lora": 8}}
-"""Of Salon's update: as many (sample, timestep) pairs as are fastest on the machine in question."""
+SHAPES = {
+    "tiny": {"rows_per_forward": 40, "row_threads": 2},
+    "sd15": {"rows_per_forward": 8},
+}
+"""Of Salon's passes: what is fastest on the machine in question."""
 PACKAGES = ("accelerate", "diffusers", "peft", "torch", "transformers")
 
 
@@ -72,7 +75,7 @@ def measure(
                 precision=precision,
                 threads=threads,
                 seed=0,
-                algorithm={"rows_per_forward": ROWS_PER_FORWARD[size][mode], **algorithm},
+                algorithm={**SHAPES[size], **algorithm},
                 settings=None,
             )
             modes[mode] = measure_mode(assignment, settings, rounds, trl_python, folder)

@@ -15,7 +15,8 @@ REPEATS = 10
 def count_operations(call: Callable[[], Any]) -> int:
     """Floating-point operations of the matrix products, convolutions and attention in `call`.
 
-    A multiplication and an addition are two. Those of a compiled model are not seen.
+    A multiplication and an addition are two. Those of a compiled model, or of other threads, are
+    not seen.
     """
     with FlopCounterMode(display=False) as counter:
         call()

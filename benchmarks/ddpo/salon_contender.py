@@ -28,9 +28,13 @@ class SalonContender:
     def __init__(self, assignment: Assignment, scorer: RewardScorer) -> None:
         self._assignment = assignment
         self._config = ddpo_config(assignment)
-        diffusion = Diffusion.load(assignment.model, assignment.device)
+        self._scorer = scorer
+        self._ddpo = self._make(self._config)
+
+    def _make(self, config: DDPOConfig) -> DDPO:
+        diffusion = Diffusion.load(self._assignment.model, self._assignment.device)
         rewards = [RewardSpec(name=REWARD)]
-        self._ddpo = DDPO(diffusion, self._config, PROMPTS, rewards, scorer, assignment.seed)
+        return DDPO(diffusion, config, PROMPTS, rewards, self._scorer, self._assignment.seed)
 
     def iterate(self) -> Answer:
         """See `Contender.iterate`."""
@@ -61,8 +65,9 @@ class SalonContender:
     def operations(self) -> Answer:
         """Those of one more iteration, and what the machine can do in a second."""
         device, precision = self._assignment.device, self._assignment.precision
+        counted = self._make(self._config.model_copy(update={"row_threads": 1}))
         return {
-            "operations": count_operations(self._ddpo.step),
+            "operations": count_operations(counted.step),
             "matmul_rate": matmul_rate(device, precision),
         }
 

@@ -1,6 +1,7 @@
 """One gradient update: the mean loss over the steps of some samples, in bounded memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.objective import clipped_objective, score_function_objective
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.gaussian import gaussian_kl, gaussian_log_prob
+from trainer.denoising.policy import DenoisingPolicy
 from trainer.ranks import Ranks
 
 
@@ -34,6 +36,31 @@ class Share:
     advantages: Tensor  # [n]
     timesteps: Tensor  # [n, K] int64, the steps to train on, from 0, the noisiest
     pairs: int  # (sample, timestep) pairs of the update on all ranks
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """R (sample, timestep) pairs of a share, a row each."""
+
+    latents: Tensor  # [R, C, h, w] x_t
+    next_latents: Tensor  # [R, C, h, w] x_{t-1}
+    index: Tensor  # [R] int64, which step
+    conditioning: Conditioning
+    log_prob: Tensor  # [R] of the step under the parameters that sampled
+    advantage: Tensor  # [R]
+    reference: Tensor | None = None  # [R, C, h, w] mean under the model training started from
+
+    def __getitem__(self, rows: slice) -> "Pairs":
+        """Some of them."""
+        return Pairs(
+            self.latents[rows],
+            self.next_latents[rows],
+            self.index[rows],
+            self.conditioning[rows],
+            self.log_prob[rows],
+            self.advantage[rows],
+            None if self.reference is None else self.reference[rows],
+        )
 
 
 def accumulate_gradient(
@@ -69,27 +96,56 @@ def accumulate_gradient(
     totals = latents.new_zeros(4)
     deviations = latents.new_zeros(ranks.count)
     for chunk in torch.split(rows, config.rows_per_forward) if len(rows) else ():
-        sample, index = chunk // steps.shape[1], steps.flatten()[chunk]
-        conditioning, before = share.conditioning[sample], latents[sample, index]
-        old, advantage = share.log_probs[sample, index], share.advantages[sample]
-        mean, sigma = finetuner.policy.step(before, index, conditioning)
-        log_prob = gaussian_log_prob(mean, sigma, latents[sample, index + 1])
-        if config.estimator == "score_function":
-            losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
-        else:
-            losses, teaches = clipped_objective(log_prob, old, advantage, config.clip_range)
-        divergence = torch.zeros_like(old)
+        pairs = _pairs(share, chunk)
         if config.kl_weight > 0:
-            reference = finetuner.policy.reference_step(before, index, conditioning)
-            divergence = gaussian_kl(mean, reference, sigma)
-            losses = losses + config.kl_weight * divergence
-        if config.kl_weight > 0 or teaches.any():
-            finetuner.backward(losses.sum() / share.pairs)
-        log_ratio = log_prob.detach() - old
-        off = torch.expm1(log_ratio).abs()
-        sums = (losses.detach(), 0.5 * log_ratio**2, off > config.clip_range, divergence.detach())
-        totals += torch.stack([part.sum() for part in sums])
-        deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], off.max())
+            before = pairs.latents, pairs.index, pairs.conditioning
+            pairs = replace(pairs, reference=finetuner.policy.reference_step(*before))
+
+        passed = partial(_loss, finetuner.policy, pairs, config, share.pairs)
+        for sums, deviation in finetuner.backward(passed, len(chunk)):
+            totals += sums
+            deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], deviation)
     ranks.sum_([totals, deviations])
     loss, kl, clipped, divergence = totals / share.pairs
     return UpdateStatistics(loss, kl, clipped, divergence, deviations.max())
+
+
+def _pairs(share: Share, rows: Tensor) -> Pairs:
+    """Those that `rows` [R] numbers: sample by sample, the K timesteps of each in turn."""
+    steps = share.timesteps
+    sample, index = rows // steps.shape[1], steps.flatten()[rows]
+    return Pairs(
+        latents=share.latents[sample, index],
+        next_latents=share.latents[sample, index + 1],
+        index=index,
+        conditioning=share.conditioning[sample],
+        log_prob=share.log_probs[sample, index],
+        advantage=share.advantages[sample],
+    )
+
+
+def _loss(
+    policy: DenoisingPolicy, pairs: Pairs, config: DDPOConfig, count: int, part: slice
+) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+    """What a part of `pairs` adds to the mean over `count`, None where it has no gradient.
+
+    Beside it [4], the sums of losses, ½ (log ratio)², clipped pairs and divergences, and the
+    largest |ratio - 1|.
+    """
+    pairs = pairs[part]
+    mean, sigma = policy.step(pairs.latents, pairs.index, pairs.conditioning)
+    log_prob = gaussian_log_prob(mean, sigma, pairs.next_latents)
+    old, advantage = pairs.log_prob, pairs.advantage
+    if config.estimator == "score_function":
+        losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
+    else:
+        losses, teaches = clipped_objective(log_prob, old, advantage, config.clip_range)
+    divergence = torch.zeros_like(old)
+    if pairs.reference is not None:
+        divergence = gaussian_kl(mean, pairs.reference, sigma)
+        losses = losses + config.kl_weight * divergence
+    log_ratio = log_prob.detach() - old
+    off = torch.expm1(log_ratio).abs()
+    sums = (losses.detach(), 0.5 * log_ratio**2, off > config.clip_range, divergence.detach())
+    loss = losses.sum() / count if config.kl_weight > 0 or teaches.any() else None
+    return loss, (torch.stack([part.sum() for part in sums]), off.max())

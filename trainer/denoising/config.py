@@ -105,6 +105,12 @@ class DenoisingConfig(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
+    row_threads: int = Field(
+        1,
+        gt=0,
+        description="On a CPU: parts of a pass at once, each on its share of torch's threads. As "
+        "many as there are cores pays where a pass lasts a tenth of a second or more.",
+    )
     compile: bool = Field(
         False, description="torch.compile the UNet, on a GPU: minutes once, then faster."
     )

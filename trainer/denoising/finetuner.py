@@ -1,9 +1,10 @@
 """A UNet in training: its policy, its optimiser, its pictures and its files."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from trainer.conditioning import Conditioning
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.gaussian import gaussian_kl
 from trainer.denoising.policy import DenoisingPolicy
+from trainer.denoising.row_threads import RowThreads
 from trainer.denoising.schedule import Schedule
 from trainer.diffusion import Diffusion
 from trainer.interrupt import Interrupt
@@ -34,6 +36,8 @@ from trainer.ranks import Ranks
 from trainer.seeds import generator
 
 PREVIEW_SIZE = 8
+
+T = TypeVar("T")
 
 
 class Finetuner:
@@ -70,6 +74,7 @@ class Finetuner:
         _prepare(diffusion, config, seed)
         self.diffusion = diffusion
         self.parameters: dict[str, nn.Parameter] = diffusion.trainable()
+        self._threads = RowThreads(config.row_threads)
         self.policy = DenoisingPolicy(
             diffusion.unet,
             Schedule.of(
@@ -82,6 +87,7 @@ class Finetuner:
             unconditional=diffusion.unconditional(),
             precision=config.precision,
             reference=_frozen_copy(diffusion) if keep_reference and config.lora is None else None,
+            threads=self._threads,
         )
         self._config = config
         self._prompts = list(prompts)
@@ -102,15 +108,45 @@ class Finetuner:
             diffusion.device.type, enabled=config.precision == "fp16"
         )
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the scalar `loss` to those of the parameters.
+    def backward(self, passed: Callable[[slice], tuple[Tensor | None, T]], rows: int) -> list[T]:
+        """Add the gradient of what a pass adds to the loss to those of the parameters.
+
+        Args:
+            passed: of a part of the pass's rows: the scalar that it adds to the loss, or None if
+                that has no gradient, and anything else.
+            rows: of the pass.
+
+        Returns:
+            the rest of what `passed` returned, of each part.
 
         Raises:
             Interrupted: asked to stop; the update is not whole.
         """
         if self._ranks.count == 1:  # else the others would wait for this one's gradient
             self._interrupt.check()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        parameters = list(self.parameters.values())
+
+        def differentiate(part: slice) -> tuple[Sequence[Tensor | None], T]:
+            loss, rest = passed(part)
+            if loss is None:
+                return (), rest
+            loss = self._scaler.scale(loss)
+            if part == slice(0, rows):
+                loss.backward()  # type: ignore[no-untyped-call]
+                return (), rest
+            # Not into the parameters' own: in which order threads add to those is up to chance.
+            return torch.autograd.grad(loss, parameters, allow_unused=True), rest
+
+        with self.policy.shared_prefix():
+            parts = self._threads.map(differentiate, rows)
+        for gradients, _ in parts:
+            for parameter, gradient in zip(parameters, gradients, strict=False):
+                if gradient is None:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad.add_(gradient)
+        return [rest for _, rest in parts]
 
     def apply_gradient(self) -> Tensor:
         """Sum the gradients of all ranks, scale them down to `max_grad_norm`, step, clear them.
@@ -261,6 +297,11 @@ def _prepare(diffusion: Diffusion, config: DenoisingConfig, seed: int) -> None:
         )
     if config.gradient_checkpointing:
         diffusion.unet.enable_gradient_checkpointing()
+    if config.row_threads > 1 and diffusion.device.type != "cpu":
+        raise InvalidRequest(
+            f"row_threads: {config.row_threads} is for a CPU, and the model is on "
+            f"{diffusion.device}: leave it out"
+        )
     if config.compile:
         # Of a small UNet it returned exact outputs and gradients that were off by half.
         if diffusion.device.type == "cpu":

@@ -1,6 +1,6 @@
 """The denoising process as a policy: each step is a Gaussian to sample from and to score."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainer.conditioning import Conditioning
 from trainer.denoising.gaussian import gaussian_log_prob
+from trainer.denoising.row_threads import RowThreads
 from trainer.denoising.schedule import Schedule
 from trainer.denoising.shared_prefix import shared_prefix
 from trainer.lora import fused_lora, has_lora, without_lora
@@ -39,6 +40,7 @@ class DenoisingPolicy:
         precision: of the UNet's arithmetic.
         reference: the UNet that training started from, for `reference_step`; a UNet with adapters
             needs none beside it.
+        threads: that share the samples of `sample`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class DenoisingPolicy:
         unconditional: Conditioning,
         precision: Precision = "fp32",
         reference: UNet2DConditionModel | None = None,
+        threads: RowThreads | None = None,
     ) -> None:
         self.schedule = schedule
         self._unet = unet
@@ -57,6 +60,7 @@ class DenoisingPolicy:
         self._unconditional = unconditional
         self._precision = precision
         self._reference = reference
+        self._threads = threads or RowThreads()
         self._device = schedule.timesteps.device
         self._all_steps = torch.arange(len(schedule), device=self._device)
 
@@ -93,8 +97,7 @@ class DenoisingPolicy:
         added: dict[str, Any] | None = None
         if conditioning.pooled is not None:
             added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        shared = shared_prefix(unet) if scale != 1.0 else nullcontext()
-        with shared, autocast(self._precision, self._device):
+        with autocast(self._precision, self._device):
             output: Tensor = unet(
                 latents,
                 timesteps,
@@ -140,7 +143,8 @@ class DenoisingPolicy:
         if self._reference is None and not has_lora(self._unet):
             raise RuntimeError("no reference was kept; make the Finetuner with keep_reference=True")
         unet = self._reference or self._unet
-        with without_lora(unet) if self._reference is None else nullcontext():
+        adapters = without_lora(unet) if self._reference is None else nullcontext()
+        with adapters, self.shared_prefix(unet):
             output = self._guided(unet, latents, self.schedule.timesteps[index], conditioning)
         return self._mean(latents, output, index)
 
@@ -160,21 +164,36 @@ class DenoisingPolicy:
         """
         count = len(noise)
         # Made outside of inference mode, so that training may use them.
-        latents = torch.empty_like(noise)
-        log_probs = noise.new_empty(count, self.steps)
+        path = Trajectory(torch.empty_like(noise), noise.new_empty(count, self.steps))
+
+        def run(part: slice) -> None:
+            self._sample(conditioning[part], noise[part], path.latents[part], path.log_probs[part])
+
+        with fused_lora(self._unet), self.shared_prefix():
+            self._threads.map(run, count)
+        return path
+
+    @torch.inference_mode()
+    def _sample(
+        self, conditioning: Conditioning, noise: Tensor, latents: Tensor, log_probs: Tensor
+    ) -> None:
+        latents[:, 0] = noise[:, 0]
         # Around all steps, autocast rounds each weight once, not at every step.
-        with (
-            fused_lora(self._unet),
-            torch.inference_mode(),
-            autocast(self._precision, self._device),
-        ):
-            latents[:, 0] = noise[:, 0]
+        with autocast(self._precision, self._device):
             for i in range(self.steps):
-                index = self._all_steps[i].expand(count)
+                index = self._all_steps[i].expand(len(noise))
                 mean, sigma = self.step(latents[:, i], index, conditioning)
                 latents[:, i + 1] = mean + sigma * noise[:, i + 1]
                 log_probs[:, i] = gaussian_log_prob(mean, sigma, latents[:, i + 1])
-        return Trajectory(latents, log_probs)
+
+    def shared_prefix(
+        self, unet: UNet2DConditionModel | None = None
+    ) -> AbstractContextManager[None]:
+        """Within, passes of this policy compute once what both halves of guidance have in common.
+
+        Not to be entered twice at a time: `sample` and `reference_step` enter it themselves.
+        """
+        return nullcontext() if self._guidance_scale == 1.0 else shared_prefix(unet or self._unet)
 
 
 def _per_row(table: Tensor, index: Tensor) -> Tensor:

@@ -46,13 +46,17 @@ def accumulate_gradient(
     noise = torch.randn((count, *samples.shape[1:]), generator=random)
     timesteps, noise = timesteps[places].to(device), noise[places].to(device)
     total = samples.new_zeros(())
-    for start in range(0, len(samples), rows_per_forward):
-        rows = slice(start, start + rows_per_forward)
+
+    def passed(part: slice) -> tuple[Tensor, Tensor]:
+        rows = slice(start + part.start, start + part.stop)
         alphas = alphas_cumprod[timesteps[rows]]
         noised = add_noise(samples[rows], noise[rows], alphas)
         target = regression_target(samples[rows], noise[rows], alphas, prediction_type)
         prediction = finetuner.policy.predict(noised, timesteps[rows], conditioning[rows])
         loss = (weights[rows] * squared_error(prediction, target)).sum() / count
-        finetuner.backward(loss)
-        total += loss.detach()
+        return loss, loss.detach()
+
+    for start in range(0, len(samples), rows_per_forward):
+        rows = min(rows_per_forward, len(samples) - start)
+        total += torch.stack(finetuner.backward(passed, rows)).sum()
     return total

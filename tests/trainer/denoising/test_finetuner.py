@@ -38,9 +38,13 @@ def loss_of(finetuner, seed=0):
     return finetuner.policy.log_prob(latents, mean + sigma * noise, *steps).mean()
 
 
+def backward(finetuner, loss):
+    finetuner.backward(lambda part: (loss, None), rows=1)
+
+
 def train(finetuner, updates=1):
     for seed in range(updates):
-        finetuner.backward(loss_of(finetuner, seed))
+        backward(finetuner, loss_of(finetuner, seed))
         finetuner.apply_gradient()
 
 
@@ -145,7 +149,7 @@ def test_trained_weights_are_fp32_in_any_precision(diffusion, precision, lora):
 def test_a_gradient_that_overflows_is_not_applied(diffusion):
     finetuner = make_finetuner(diffusion, precision="fp16")
     before = copies(finetuner)
-    finetuner.backward(loss_of(finetuner) * 1e38)
+    backward(finetuner, loss_of(finetuner) * 1e38)
     assert not torch.isfinite(finetuner.apply_gradient())
     assert_equal(copies(finetuner), before)
     assert finetuner.state()["loss_scale"].item() == 2.0**15
@@ -159,7 +163,7 @@ def test_a_gradient_that_is_no_number_ends_training_before_the_step(diffusion, p
     if precision == "fp16":  # at scale 1 the scale is not why
         finetuner.restore(finetuner.state() | {"loss_scale": torch.tensor(1.0)})
     before = copies(finetuner)
-    finetuner.backward(loss_of(finetuner) * float("nan"))
+    backward(finetuner, loss_of(finetuner) * float("nan"))
     with pytest.raises(SalonError, match=rf"norm .* is nan: .* learning_rate .*{precision}"):
         finetuner.apply_gradient()
     assert_equal(copies(finetuner), before)
@@ -174,7 +178,7 @@ def test_checkpointing_changes_memory_and_not_the_gradient(pipeline_folder):
         hook = diffusion.unet.mid_block.resnets[1].register_forward_pre_hook(
             lambda *_, mode=checkpointing: passes.append(mode)
         )
-        finetuner.backward(loss)
+        backward(finetuner, loss)
         hook.remove()
         gradients.append({n: p.grad for n, p in finetuner.parameters.items()})
     assert passes == [True]  # computed anew on the way back
@@ -206,6 +210,12 @@ def test_compiling_for_a_cpu_is_refused(diffusion):
         make_finetuner(diffusion, compile=True)
 
 
+def test_threads_for_rows_on_a_gpu_are_refused(diffusion):
+    diffusion.device = torch.device("meta")  # any but a CPU
+    with pytest.raises(InvalidRequest, match="row_threads: 2 is for a CPU"):
+        make_finetuner(diffusion, row_threads=2)
+
+
 @pytest.mark.slow
 def test_a_traced_unet_has_the_same_gradient(pipeline_folder):
     """What torch.compile captures of the UNet, without the code that it would generate."""
@@ -215,7 +225,7 @@ def test_a_traced_unet_has_the_same_gradient(pipeline_folder):
         if traced:
             finetuner.diffusion.unet.compile(backend="aot_eager")
         finetuner.policy.sample(finetuner.diffusion.encode(["a"]), draw(0, 1, 4, 4, 8, 8))
-        finetuner.backward(loss_of(finetuner))
+        backward(finetuner, loss_of(finetuner))
         gradients.append({name: p.grad for name, p in finetuner.parameters.items()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)

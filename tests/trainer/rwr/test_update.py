@@ -17,7 +17,7 @@ PROMPTS = list("abcabc")
 def finetuner(diffusion, request):
     """In float64, so that a difference to the reference is one of mathematics."""
     diffusion.pipeline.scheduler.register_to_config(prediction_type=request.param)
-    config = RWRConfig(sampling_steps=4, guidance_scale=GUIDANCE)
+    config = RWRConfig(sampling_steps=4, guidance_scale=GUIDANCE, row_threads=2)
     made = Finetuner(diffusion, config, PROMPTS, 0)
     diffusion.unet.double()
     return made
