@@ -142,7 +142,7 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
                 statistics = accumulate_gradient(finetuner, share, config, order, self._ranks)
                 if self._debug and epoch == number == 0:
                     self._check_on_policy(rollout, float(statistics.ratio_deviation))
-                yield statistics, finetuner.apply_gradient()
+                yield statistics, finetuner.optimization.apply_gradient()
 
     def _share(
         self,

@@ -100,9 +100,10 @@ def accumulate_gradient(
         if config.kl_weight > 0:
             before = pairs.latents, pairs.index, pairs.conditioning
             pairs = replace(pairs, reference=finetuner.policy.reference_step(*before))
-
         passed = partial(_loss, finetuner.policy, pairs, config, share.pairs)
-        for sums, deviation in finetuner.backward(passed, len(chunk)):
+        with finetuner.policy.shared_prefix():
+            parts = finetuner.optimization.backward(passed, len(chunk))
+        for sums, deviation in parts:
             totals += sums
             deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], deviation)
     ranks.sum_([totals, deviations])

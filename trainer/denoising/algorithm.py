@@ -111,7 +111,10 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
 
     def state_dict(self) -> State:
         """All that an exact resume needs; randomness is a function of seed and iteration."""
-        return {"tensors": self._finetuner.state(), "state": {"iteration": self._iteration}}
+        return {
+            "tensors": self._finetuner.optimization.state(),
+            "state": {"iteration": self._iteration},
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Continue where `state_dict` was taken: the next step is the one it would have been.
@@ -119,5 +122,5 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         Raises:
             ValueError: the state is of another model or of other trainable parameters.
         """
-        self._finetuner.restore(state["tensors"])
+        self._finetuner.optimization.restore(state["tensors"])
         self._iteration = state["state"]["iteration"]

@@ -1,43 +1,31 @@
 """A UNet in training: its policy, its optimiser, its pictures and its files."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import InvalidRequest
 from trainer.algorithm import Preview
 from trainer.conditioning import Conditioning
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.gaussian import gaussian_kl
+from trainer.denoising.optimization import Optimization
 from trainer.denoising.policy import DenoisingPolicy
 from trainer.denoising.row_threads import RowThreads
 from trainer.denoising.schedule import Schedule
 from trainer.diffusion import Diffusion
 from trainer.interrupt import Interrupt
-from trainer.optimizer_state import (
-    average_tensors,
-    restore_average,
-    restore_scaler,
-    restore_training_tensors,
-    scaler_tensors,
-    training_tensors,
-)
 from trainer.precision import freeze_in
 from trainer.ranks import Ranks
 from trainer.seeds import generator
 
 PREVIEW_SIZE = 8
-
-T = TypeVar("T")
 
 
 class Finetuner:
@@ -58,6 +46,7 @@ class Finetuner:
         diffusion: as given.
         parameters: name -> fp32 parameter, of all that is trained.
         policy: samples, and scores what was sampled.
+        optimization: of the parameters.
     """
 
     def __init__(
@@ -74,7 +63,7 @@ class Finetuner:
         _prepare(diffusion, config, seed)
         self.diffusion = diffusion
         self.parameters: dict[str, nn.Parameter] = diffusion.trainable()
-        self._threads = RowThreads(config.row_threads)
+        threads = RowThreads(config.row_threads)
         self.policy = DenoisingPolicy(
             diffusion.unet,
             Schedule.of(
@@ -87,116 +76,18 @@ class Finetuner:
             unconditional=diffusion.unconditional(),
             precision=config.precision,
             reference=_frozen_copy(diffusion) if keep_reference and config.lora is None else None,
-            threads=self._threads,
+            threads=threads,
         )
         self._config = config
         self._prompts = list(prompts)
-        self._ranks = ranks or Ranks.alone()
-        self._interrupt = interrupt or Interrupt()
-        self._optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
+        self.optimization = Optimization(
+            self.parameters,
+            config,
+            diffusion.device,
+            threads,
+            ranks or Ranks.alone(),
+            interrupt or Interrupt(),
         )
-        self._average: EMAModel | None = None
-        if config.ema_decay is not None:
-            self._average = EMAModel(self.parameters.values(), decay=config.ema_decay, foreach=True)
-        # Small gradients vanish in fp16 unless the loss is scaled up. Disabled, it changes nothing.
-        self._scaler = torch.amp.GradScaler(
-            diffusion.device.type, enabled=config.precision == "fp16"
-        )
-
-    def backward(self, passed: Callable[[slice], tuple[Tensor | None, T]], rows: int) -> list[T]:
-        """Add the gradient of what a pass adds to the loss to those of the parameters.
-
-        Args:
-            passed: of a part of the pass's rows: the scalar that it adds to the loss, or None if
-                that has no gradient, and anything else.
-            rows: of the pass.
-
-        Returns:
-            the rest of what `passed` returned, of each part.
-
-        Raises:
-            Interrupted: asked to stop; the update is not whole.
-        """
-        if self._ranks.count == 1:  # else the others would wait for this one's gradient
-            self._interrupt.check()
-        parameters = list(self.parameters.values())
-
-        def differentiate(part: slice) -> tuple[Sequence[Tensor | None], T]:
-            loss, rest = passed(part)
-            if loss is None:
-                return (), rest
-            loss = self._scaler.scale(loss)
-            if part == slice(0, rows):
-                loss.backward()  # type: ignore[no-untyped-call]
-                return (), rest
-            # Not into the parameters' own: in which order threads add to those is up to chance.
-            return torch.autograd.grad(loss, parameters, allow_unused=True), rest
-
-        with self.policy.shared_prefix():
-            parts = self._threads.map(differentiate, rows)
-        for gradients, _ in parts:
-            for parameter, gradient in zip(parameters, gradients, strict=False):
-                if gradient is None:
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.add_(gradient)
-        return [rest for _, rest in parts]
-
-    def apply_gradient(self) -> Tensor:
-        """Sum the gradients of all ranks, scale them down to `max_grad_norm`, step, clear them.
-
-        All ranks take the same step. In fp16 a gradient that overflowed is not applied; the scale
-        of the loss is halved instead.
-
-        Returns:
-            [] the norm before it was scaled down, on the device; not finite if it overflowed.
-
-        Raises:
-            Interrupted: this rank or another one was asked to stop; none takes the step.
-            SalonError: the gradient is not finite, and the scale of the loss is not why.
-        """
-        self._ranks.agree(self._interrupt.pending())
-        parameters = list(self.parameters.values())
-        for parameter in parameters:
-            if parameter.grad is None:  # no samples are this rank's, or none teaches anything
-                parameter.grad = torch.zeros_like(parameter)
-        if self._ranks.count > 1:
-            # Scaled as they are: an overflow on one rank is then one on all.
-            self._ranks.sum_([p.grad for p in parameters if p.grad is not None])
-        self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
-        if self._scaler.get_scale() <= 1 and not torch.isfinite(norm):  # 1 where it is disabled
-            raise SalonError(
-                f"the norm of a gradient is {norm.item()}: training diverged; lower learning_rate "
-                f"({self._config.learning_rate}) or, if precision {self._config.precision} "
-                "overflows, take a wider one"
-            )
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        if self._average is not None:
-            self._average.step(parameters)
-        return norm
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Within, the parameters are their moving average, if there is one."""
-        if self._average is None:
-            yield
-            return
-        parameters = list(self.parameters.values())
-        self._average.store(parameters)
-        self._average.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self._average.restore(parameters)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Images [N, H, W, 3] by the sampler of training, with noise training never draws.
@@ -205,7 +96,7 @@ class Finetuner:
         not on its neighbours (but for rounding).
         """
         images = []
-        with self._averaged():
+        with self.optimization.averaged():
             for conditioning, noise in self._starts(prompts, seeds):
                 path = self.policy.sample(conditioning, noise)
                 images.append(self.diffusion.decode(path.latents[:, -1]))
@@ -223,7 +114,7 @@ class Finetuner:
             RuntimeError: the whole UNet is trained, and `keep_reference` was not asked for.
         """
         divergences = []
-        with self._averaged():
+        with self.optimization.averaged():
             for conditioning, noise in self._starts(prompts, seeds):
                 latents = self.policy.sample(conditioning, noise).latents
                 total = noise.new_zeros(len(noise))
@@ -258,27 +149,8 @@ class Finetuner:
 
     def save(self, folder: Path) -> None:
         """Write the trained model, averaged if it is, into `folder`; see `Diffusion.save`."""
-        with self._averaged():
+        with self.optimization.averaged():
             self.diffusion.save(folder)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that an exact resume needs, named, copied to the CPU."""
-        return {
-            **training_tensors(self.parameters, self._optimizer),
-            **average_tensors(self.parameters, self._average),
-            **scaler_tensors(self._scaler),
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            ValueError: the state is of another model, of other trainable parameters, or of a run
-                with another `ema_decay` or precision.
-        """
-        restore_training_tensors(tensors, self.parameters, self._optimizer)
-        restore_average(tensors, self.parameters, self._average)
-        restore_scaler(tensors, self._scaler)
 
 
 def _prepare(diffusion: Diffusion, config: DenoisingConfig, seed: int) -> None:

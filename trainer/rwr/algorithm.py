@@ -99,4 +99,4 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
                     rows_per_forward=config.rows_per_forward,
                     random=generator(*key, number),
                 )
-                yield loss, self._finetuner.apply_gradient()
+                yield loss, self._finetuner.optimization.apply_gradient()

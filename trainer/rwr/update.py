@@ -58,5 +58,6 @@ def accumulate_gradient(
 
     for start in range(0, len(samples), rows_per_forward):
         rows = min(rows_per_forward, len(samples) - start)
-        total += torch.stack(finetuner.backward(passed, rows)).sum()
+        with finetuner.policy.shared_prefix():
+            total += torch.stack(finetuner.optimization.backward(passed, rows)).sum()
     return total

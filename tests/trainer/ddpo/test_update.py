@@ -138,7 +138,7 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
     experience.share.advantages[:4] = 0
     parameters = list(diffusion.trainable().values())
     expected = torch.autograd.grad(experience.naive()[0], parameters)
-    backward, calls = experience.finetuner.backward, []
+    backward, calls = experience.finetuner.optimization.backward, []
 
     def count(passed, rows):
         def counted(part):
@@ -148,7 +148,7 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
 
         return backward(counted, rows)
 
-    experience.finetuner.backward = count
+    experience.finetuner.optimization.backward = count
     experience.accumulate()
     assert 1 <= len(calls) <= 2
     assert relative_difference(parameters, expected) < 1e-5
@@ -158,8 +158,8 @@ def test_an_update_that_teaches_nothing_is_a_step_of_zero_gradient(diffusion):
     experience = Experience(diffusion)
     experience.share.advantages.zero_()
     experience.accumulate()
-    assert experience.finetuner.apply_gradient() == 0
-    steps = {int(v) for k, v in experience.finetuner.state().items() if ".step." in k}
+    assert experience.finetuner.optimization.apply_gradient() == 0
+    steps = {int(v) for k, v in experience.finetuner.optimization.state().items() if ".step." in k}
     assert steps == {1}
 
 

@@ -39,13 +39,13 @@ def loss_of(finetuner, seed=0):
 
 
 def backward(finetuner, loss):
-    finetuner.backward(lambda part: (loss, None), rows=1)
+    finetuner.optimization.backward(lambda part: (loss, None), rows=1)
 
 
 def train(finetuner, updates=1):
     for seed in range(updates):
         backward(finetuner, loss_of(finetuner, seed))
-        finetuner.apply_gradient()
+        finetuner.optimization.apply_gradient()
 
 
 def copies(finetuner):
@@ -64,14 +64,14 @@ def test_the_gradient_is_scaled_down_and_cleared(diffusion):
         parameter.grad = torch.full_like(parameter, 2.0)
     count = sum(parameter.numel() for parameter in finetuner.parameters.values())
     seen = []
-    step = finetuner._optimizer.step
+    step = finetuner.optimization._optimizer.step
 
     def watch():
         seen.extend(p.grad.norm() for p in finetuner.parameters.values())
         return step()
 
-    finetuner._optimizer.step = watch
-    norm = finetuner.apply_gradient()
+    finetuner.optimization._optimizer.step = watch
+    norm = finetuner.optimization.apply_gradient()
     assert norm.item() == pytest.approx(2 * count**0.5, rel=1e-5)
     assert torch.stack(seen).norm().item() == pytest.approx(0.5, rel=1e-4)
     assert all(parameter.grad is None for parameter in finetuner.parameters.values())
@@ -87,7 +87,7 @@ def test_the_average_is_the_recursion_and_makes_the_pictures(diffusion, tmp_path
         for name, value in expected.items():
             value.mul_(decay).add_((1 - decay) * finetuner.parameters[name].detach())
     trained = copies(finetuner)
-    state = finetuner.state()
+    state = finetuner.optimization.state()
     for name, value in expected.items():
         torch.testing.assert_close(state[f"average.{name}"], value)
     pictures = finetuner.generate(PROMPTS, [1, 2, 3])
@@ -105,14 +105,14 @@ def test_the_average_is_the_recursion_and_makes_the_pictures(diffusion, tmp_path
 def test_a_restored_run_continues_as_the_one_it_was_taken_from(pipeline_folder, changes):
     whole = make_finetuner(Diffusion.load(str(pipeline_folder)), **changes)
     train(whole)
-    state = whole.state()
+    state = whole.optimization.state()
     kept = {name: tensor.clone() for name, tensor in state.items()}
     train(whole, 2)
     resumed = make_finetuner(Diffusion.load(str(pipeline_folder)), **changes)
-    resumed.restore(state)
-    assert_equal(resumed.state(), kept)
+    resumed.optimization.restore(state)
+    assert_equal(resumed.optimization.state(), kept)
     train(resumed, 2)
-    assert_equal(resumed.state(), whole.state())
+    assert_equal(resumed.optimization.state(), whole.optimization.state())
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_a_restored_run_continues_as_the_one_it_was_taken_from(pipeline_folder, 
     ],
 )
 def test_a_state_of_another_configuration_is_refused(pipeline_folder, one, other, message):
-    state = make_finetuner(Diffusion.load(str(pipeline_folder)), **one).state()
+    state = make_finetuner(Diffusion.load(str(pipeline_folder)), **one).optimization.state()
     with pytest.raises(ValueError, match=message):
-        make_finetuner(Diffusion.load(str(pipeline_folder)), **other).restore(state)
+        make_finetuner(Diffusion.load(str(pipeline_folder)), **other).optimization.restore(state)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -150,9 +150,9 @@ def test_a_gradient_that_overflows_is_not_applied(diffusion):
     finetuner = make_finetuner(diffusion, precision="fp16")
     before = copies(finetuner)
     backward(finetuner, loss_of(finetuner) * 1e38)
-    assert not torch.isfinite(finetuner.apply_gradient())
+    assert not torch.isfinite(finetuner.optimization.apply_gradient())
     assert_equal(copies(finetuner), before)
-    assert finetuner.state()["loss_scale"].item() == 2.0**15
+    assert finetuner.optimization.state()["loss_scale"].item() == 2.0**15
     train(finetuner)
     assert any(not torch.equal(p, before[n]) for n, p in finetuner.parameters.items())
 
@@ -161,11 +161,13 @@ def test_a_gradient_that_overflows_is_not_applied(diffusion):
 def test_a_gradient_that_is_no_number_ends_training_before_the_step(diffusion, precision):
     finetuner = make_finetuner(diffusion, precision=precision)
     if precision == "fp16":  # at scale 1 the scale is not why
-        finetuner.restore(finetuner.state() | {"loss_scale": torch.tensor(1.0)})
+        finetuner.optimization.restore(
+            finetuner.optimization.state() | {"loss_scale": torch.tensor(1.0)}
+        )
     before = copies(finetuner)
     backward(finetuner, loss_of(finetuner) * float("nan"))
     with pytest.raises(SalonError, match=rf"norm .* is nan: .* learning_rate .*{precision}"):
-        finetuner.apply_gradient()
+        finetuner.optimization.apply_gradient()
     assert_equal(copies(finetuner), before)
 
 
