@@ -74,7 +74,7 @@ def _front_matter(spec: JobSpec) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "tags": ["stable-diffusion", "reinforcement-learning", spec.algorithm.name],
+        "tags": ["diffusers", "reinforcement-learning", spec.algorithm.name],
     }
     if spec.algorithm.lora is not None:
         fields["tags"].append("lora")

@@ -32,11 +32,8 @@ from salon.errors import SalonError
 from salon.settings import Settings
 
 MODES = ("full", "lora")
-SHAPES = {
-    "tiny": {"rows_per_forward": 40, "row_threads": 2},
-    "sd15": {"rows_per_forward": 8},
-}
-"""Of Salon's passes: what is fastest on the machine in question."""
+ROWS_PER_FORWARD = {"tiny": 40, "sd15": 8}
+"""Of Salon's update: as many (sample, timestep) pairs as are fastest on the machine in question."""
 PACKAGES = ("accelerate", "diffusers", "peft", "torch", "transformers")
 
 
@@ -62,6 +59,10 @@ def measure(
         Everything measured, ready for JSON.
     """
     threads = min(2, os.cpu_count() or 1)
+    shape = {
+        "rows_per_forward": ROWS_PER_FORWARD[size],
+        "row_threads": threads if device == "cpu" else 1,
+    }
     with tempfile.TemporaryDirectory(prefix="salon-ddpo-") as name, running_parts() as settings:
         folder = Path(name)
         write_model(folder / "model", size, device)
@@ -75,7 +76,7 @@ def measure(
                 precision=precision,
                 threads=threads,
                 seed=0,
-                algorithm={**SHAPES[size], **algorithm},
+                algorithm={**shape, **algorithm},
                 settings=None,
             )
             modes[mode] = measure_mode(assignment, settings, rounds, trl_python, folder)

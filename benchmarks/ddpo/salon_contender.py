@@ -63,7 +63,7 @@ class SalonContender:
         return {"loss": gradients.write(Path(case), Path(out), getattr(torch, dtype))}
 
     def operations(self) -> Answer:
-        """Those of one more iteration, and what the machine can do in a second."""
+        """Those of another model's first iteration, and what the machine can do in a second."""
         device, precision = self._assignment.device, self._assignment.precision
         counted = self._make(self._config.model_copy(update={"row_threads": 1}))
         return {

@@ -108,8 +108,9 @@ class DenoisingConfig(BaseModel):
     row_threads: int = Field(
         1,
         gt=0,
-        description="On a CPU: parts of a pass at once, each on its share of torch's threads. As "
-        "many as there are cores pays where a pass lasts a tenth of a second or more.",
+        description="On a CPU: parts of a pass at once, each on its share of torch's threads and "
+        "with a gradient of its own until they are added. On two cores, 2 pays where a pass lasts "
+        "a tenth of a second or more.",
     )
     compile: bool = Field(
         False, description="torch.compile the UNet, on a GPU: minutes once, then faster."

@@ -64,6 +64,8 @@ class Optimization:
             self._average = EMAModel(parameters.values(), decay=config.ema_decay, foreach=True)
         # Small gradients vanish in fp16 unless the loss is scaled up. Disabled, it changes nothing.
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        # It makes its scale when first asked: not by several threads, nor by none.
+        self._scaler.scale(torch.zeros((), device=device))
 
     def backward(self, passed: Callable[[slice], tuple[Tensor | None, T]], rows: int) -> list[T]:
         """Add the gradient of what a pass adds to the loss to those of the parameters.

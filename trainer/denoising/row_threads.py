@@ -42,10 +42,9 @@ class RowThreads:
         each = max(1, threads // parts)
 
         def run(part: slice) -> T:
-            torch.set_num_threads(each)  # OpenMP's number is a thread's own
+            torch.set_num_threads(each)  # of this thread, and of those that start later
             return function(part)
 
-        torch.set_num_threads(each)  # MKL's number is the process's
         try:
             futures = [self._pool.submit(run, slice(*ends)) for ends in pairwise(bounds)]
             wait(futures)

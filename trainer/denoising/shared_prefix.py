@@ -22,10 +22,15 @@ def shared_prefix(unet: UNet2DConditionModel) -> Iterator[None]:
     Up to the first cross-attention both halves are then the same numbers, which are computed, and
     differentiated, once. In Stable Diffusion 1 and 2 that is a self-attention at full resolution
     and the layers before it; where the first blocks have no attention, these blocks too. Outputs
-    are those of a whole pass; gradients differ by the order of a sum. Nothing is shared where the
-    prompt reaches the first layers (Stable Diffusion XL adds pooled embeddings to the timestep's),
-    or under gradient checkpointing, which computes layers again when this has ended.
+    and gradients are those of a whole pass but for rounding. Nothing is shared where the prompt
+    reaches the first layers (Stable Diffusion XL adds pooled embeddings to the timestep's), or
+    under gradient checkpointing, which computes layers again when this has ended.
+
+    Raises:
+        RuntimeError: entered twice at a time, which would take a half of a half.
     """
+    if _first_half in unet.conv_in._forward_pre_hooks.values():
+        raise RuntimeError("the prefix of this UNet is shared already")
     handles = []
     for layer in _prefix(unet):
         handles.append(layer.register_forward_pre_hook(_first_half))

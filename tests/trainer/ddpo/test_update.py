@@ -154,8 +154,9 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
     assert relative_difference(parameters, expected) < 1e-5
 
 
-def test_an_update_that_teaches_nothing_is_a_step_of_zero_gradient(diffusion):
-    experience = Experience(diffusion)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_update_that_teaches_nothing_is_a_step_of_zero_gradient(diffusion, precision):
+    experience = Experience(diffusion, precision=precision)
     experience.share.advantages.zero_()
     experience.accumulate()
     assert experience.finetuner.optimization.apply_gradient() == 0

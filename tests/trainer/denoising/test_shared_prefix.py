@@ -29,7 +29,7 @@ def plain_unet():
 
 def batch(diffusion, rows=3):
     """Latents and timesteps twice, and another text for each half."""
-    latents, timesteps = draw(0, rows, 4, 8, 8), torch.randint(0, 1000, (rows,))
+    latents, timesteps = draw(0, rows, 4, 8, 8), torch.tensor([901, 21, 417][:rows])
     texts = diffusion.encode([f"a {i}" for i in range(2 * rows)])
     return torch.cat([latents] * 2), torch.cat([timesteps] * 2), texts.embeddings
 
@@ -128,13 +128,34 @@ def test_gradient_checkpointing_computes_the_same_again_after_it(diffusion):
 
 
 def test_a_compiled_unet_shares_too(diffusion):
-    unet, inputs = diffusion.unet, batch(diffusion)
+    unet, inputs, compiled = diffusion.unet, batch(diffusion), []
+
+    def backend(graph, examples):
+        compiled.append(graph)
+        return graph.forward
+
     with torch.no_grad():
         whole = unet(*inputs).sample
-        unet.compile(backend="eager")
+        unet.compile(backend=backend)
         with shared_prefix(unet):
             shared = unet(*inputs).sample
         torch.testing.assert_close(shared, whole, rtol=1e-6, atol=1e-6)
+    rows = [
+        len(node.meta["example_value"])
+        for graph in compiled
+        for node in graph.graph.nodes
+        if node.op == "call_function" and node.target is torch.conv2d
+    ]
+    assert rows[0] == 3
+    assert rows[-1] == 6
+
+
+def test_entering_twice_is_refused(diffusion):
+    again = pytest.raises(RuntimeError, match="shared already")
+    with shared_prefix(diffusion.unet), again, shared_prefix(diffusion.unet):
+        pass
+    with shared_prefix(diffusion.unet):  # the refusal leaves nothing behind
+        pass
 
 
 def test_an_error_within_leaves_nothing_behind(diffusion):
