@@ -55,8 +55,6 @@ VARIANTS: dict[str, Variant] = {
     # All samples count alike: what regression onto own samples does without any reward.
     "unweighted": Variant({"inverse_temperature": 0.0}, "rwr"),
     "guidance 1": Variant({"guidance_scale": 1.0}),
-    "guidance 5": Variant({"guidance_scale": 5.0}),
-    "group": Variant({"advantages": "group"}),
     "global": Variant({"advantages": "global"}),
     "clip 0.001": Variant({"clip_range": 1e-3}),
     "clip 0.1": Variant({"clip_range": 0.1}),
@@ -82,13 +80,8 @@ STUDIES: dict[str, Study] = {
         {name: name for name in ("DDPO-IS", "DDPO-SF", "RWR", "RWR-sparse", "unweighted")}, TASKS
     ),
     "generalisation": Study({"DDPO-IS": "DDPO-IS"}, TASKS, ("trained", "held out")),
-    "guidance": Study(
-        {"guidance 1": "guidance 1", "guidance 2": "DDPO-IS", "guidance 5": "guidance 5"},
-        TASKS[::2],
-    ),
-    "advantages": Study(
-        {"per_prompt": "DDPO-IS", "group": "group", "global": "global"}, TASKS[::2]
-    ),
+    "guidance": Study({"guidance 1": "guidance 1", "guidance 2": "DDPO-IS"}, TASKS[::2]),
+    "advantages": Study({"per_prompt": "DDPO-IS", "global": "global"}, TASKS[::2]),
     "clipping": Study(
         {"clip 0.001": "clip 0.001", "clip 0.01": "DDPO-IS", "clip 0.1": "clip 0.1"},
         TASKS[::2],

@@ -1,6 +1,7 @@
 """A study's runs as a table and a figure: means over seeds with 95 % intervals."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def table(curves: Curves) -> str:
 def _cells(curve: Mapping[str, Any]) -> tuple[str, str]:
     before, after, half = curve["mean"][0], curve["mean"][-1], curve["half"][-1]
     effect, std = after - before, curve["std_before"]
+    if math.isnan(half):  # a single seed
+        return f"{before:.3f} → {after:.3f}", f"{effect / std:+.2f}"
     return (
         f"{before:.3f} → {after:.3f} ± {half:.3f}",
         f"{effect / std:+.2f} ± {half / std:.2f}",
