@@ -18,6 +18,7 @@ from rich.text import Text
 from salon import stack
 from salon.broker import create_app, send_launch, served_rewards
 from salon.connection import connect, connect_now
+from salon.ctrl_c import never_lose_ctrl_c
 from salon.errors import SalonError
 from salon.jobs import Job, JobState, JobStore
 from salon.local_services import DEFAULT_REWARDS
@@ -245,6 +246,7 @@ def _follow(settings: Settings, job: str) -> None:
 
 def main() -> None:
     """Run the command; an error the user can mend is one line, not a traceback."""
+    never_lose_ctrl_c()
     try:
         app()
     except (SalonError, redis.RedisError, OperationalError, OSError) as error:
