@@ -10,8 +10,10 @@ from pathlib import Path
 
 from benchmarks.ports import free_port
 from salon.connection import connect
+from salon.embedded_redis import redis_program
 from salon.errors import ServiceUnavailable
-from salon.programs import programs, redis_program
+from salon.programs import programs
+from salon.redis_password import with_new_password
 from salon.settings import Settings
 from salon.supervisor import Supervisor
 
@@ -38,7 +40,7 @@ def running_parts(shared_dir: Path | None = None) -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="salon-benchmark-") as name:
         folder = Path(name)
         settings = Settings(
-            redis_url=f"redis://127.0.0.1:{free_port()}/0",
+            redis_url=with_new_password(folder, f"redis://127.0.0.1:{free_port()}/0"),
             reward_target=f"127.0.0.1:{free_port()}",
             state_dir=folder,
             runs_dir=folder / "runs",
@@ -46,7 +48,7 @@ def running_parts(shared_dir: Path | None = None) -> Iterator[Settings]:
         )
         supervisor = Supervisor(folder / "logs")
         try:
-            for program in (redis_program(settings), *programs(settings)):
+            for program in (redis_program(folder, settings.redis_url), *programs(settings)):
                 if program.name in PARTS:
                     environment = {**program.environment, **_environment(settings)}
                     supervisor.add(replace(program, environment=environment))

@@ -1,6 +1,5 @@
 """A gRPC channel to a reward service: message limits, retries, keepalive, TLS, token."""
 
-import ipaddress
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import grpc
 
 from salon.certificates import read_pair, read_roots
 from salon.errors import InvalidRequest
+from salon.targets import is_local, is_this_host
 
 METHOD_SCORE = "/salon.reward.v1.RewardService/Score"
 """The path of Score, for callers that hold an already serialized ScoreRequest."""
@@ -103,6 +103,8 @@ def connect(
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.ping_timeout_ms", 20_000),  # grpcio 1.85 looks at this one alone
         ("grpc.keepalive_permit_without_calls", 0),
+        # By itself gRPC asks the proxy of http_proxy even for 127.0.0.1.
+        ("grpc.enable_http_proxy", int(not is_this_host(target))),
     ]
     credentials = _credentials(security)
     if credentials is not None:
@@ -118,30 +120,6 @@ def connect(
         )
     # gRPC itself refuses call credentials on a plaintext channel, even to this host.
     return grpc.intercept_channel(channel, _BearerToken(security.token))
-
-
-def is_local(target: str) -> bool:
-    """Whether a gRPC target is certainly on this host: a loopback address or a Unix socket."""
-    scheme, separator, rest = target.partition(":")
-    if scheme in ("unix", "unix-abstract"):
-        return True
-    if separator and scheme in ("dns", "ipv4", "ipv6", "passthrough"):
-        target = rest.removeprefix("//").rpartition("/")[2]
-    return all(_is_loopback(_host(address)) for address in target.split(","))
-
-
-def _host(address: str) -> str:
-    if address.startswith("["):
-        return address[1:].partition("]")[0]
-    # Two or more colons without brackets: an IPv6 address without a port.
-    return address.partition(":")[0] if address.count(":") == 1 else address
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _credentials(security: Security) -> grpc.ChannelCredentials | None:

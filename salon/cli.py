@@ -22,6 +22,8 @@ from salon.ctrl_c import never_lose_ctrl_c
 from salon.errors import SalonError
 from salon.jobs import Job, JobState, JobStore
 from salon.local_services import DEFAULT_REWARDS
+from salon.own_modules import come_last, python
+from salon.redis_url import shown
 from salon.score_command import score
 from salon.settings import Settings, load_settings
 from salon.tokens import add_token
@@ -64,7 +66,7 @@ def up(
     for reward, target in state["rewards"].items():
         table.add_row(reward, target)
     console.print(table)
-    console.print(f"redis at {settings.redis_url}")
+    console.print(f"redis at {shown(settings.redis_url)}")
 
 
 @app.command()
@@ -80,7 +82,8 @@ def serve(
     reward: Annotated[str, typer.Argument(help="A reward module, e.g. jpeg.")],
 ) -> None:
     """Serve one reward in the foreground; options are those of `python -m services`."""
-    os.execv(sys.executable, [sys.executable, "-m", "services", reward, *context.args])
+    command = python("services", reward, *context.args)
+    os.execv(command[0], command)
 
 
 app.command()(score)
@@ -119,7 +122,8 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     try:
         with console.status("starting the stack"):
             stack.up(settings, _rewards_of(resolved))
-        _run(settings, spec, overrides or [])
+        # Read anew: now the stack's Redis has a password.
+        _run(load_settings(), spec, overrides or [])
     except KeyboardInterrupt:
         console.print("stopped by the user: the job is cancelled, the stack is down")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -246,6 +250,7 @@ def _follow(settings: Settings, job: str) -> None:
 
 def main() -> None:
     """Run the command; an error the user can mend is one line, not a traceback."""
+    come_last()
     never_lose_ctrl_c()
     try:
         app()

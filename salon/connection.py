@@ -2,13 +2,18 @@
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 from redis.retry import Retry
 
 from salon.errors import StackUnavailable
+from salon.redis_url import missing_files, own_port, password, shown
 
 RETRIES = 60  # with at most 1 s between two, a minute: a restart of Redis with its log to replay
 SOCKET_SECONDS = 10.0  # longer than any blocking read made here
+
+
+class RedisRefused(StackUnavailable):
+    """Something answers there, but not to us."""
 
 
 def connect(url: str) -> redis.Redis:
@@ -41,16 +46,37 @@ def connect_now(url: str) -> redis.Redis:
 
     Raises:
         StackUnavailable: nothing answers at `url`, or it is no URL of a Redis.
+        RedisRefused: what answers there is no Redis, or one that wants another password.
     """
     try:
+        if missing := missing_files(url):
+            raise StackUnavailable(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)
-    except ValueError as error:
-        raise StackUnavailable(f"SALON_REDIS_URL is {url!r}: {error}") from None
-    try:
         client.ping()
+    except (ValueError, TypeError) as error:
+        # Its words may quote what is before a / in a password.
+        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
+        raise StackUnavailable(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
+    except AuthenticationError:
+        raise RedisRefused(_refusal(url)) from None
+    except (InvalidResponse, UnicodeDecodeError) as error:
+        raise RedisRefused(
+            f"what answers at {shown(url)} is no Redis ({error}): stop it, or set SALON_REDIS_URL "
+            "to another address"
+        ) from None
     except RedisError as error:
+        start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
         raise StackUnavailable(
-            f"no Salon stack answers at {url} ({error}): start one with `salon up`, "
+            f"no Salon stack answers at {shown(url)} ({error}): {start}, "
             "or set SALON_REDIS_URL to one that runs"
         ) from None
     return client
+
+
+def _refusal(url: str) -> str:
+    given = "does not take the password it was given" if password(url) else "asks for a password"
+    return (
+        f"the Redis at {shown(url)} {given}: SALON_REDIS_URL has it as "
+        "redis://:PASSWORD@HOST:PORT/0; that of `salon up` lies in its SALON_STATE_DIR, by default "
+        ".salon in the folder where it was called: call `salon` there"
+    )

@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from salon.reward.v1 import reward_pb2
+from salon.targets import through_proxy
 
 DOMAIN = "salon"
 """Of the ErrorInfo in a status; its reason is the name of the error's class here."""
@@ -157,6 +158,9 @@ _WAY_OUT = {
 }
 
 
+_MAYBE_ITS_PROXY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
 def to_status(error: SalonError) -> grpc.Status:
     """The status a service answers with: code, message, and google.rpc details for programs."""
     message = str(error).encode()[:MESSAGE_BYTES].decode(errors="ignore")
@@ -188,7 +192,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> SalonError:
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     way_out = f"; {_WAY_OUT[code]}" if code in _WAY_OUT else ""
-    message = f"reward service {target}: {code.name}: {words}{way_out}"
+    proxy = through_proxy(target) if code in _MAYBE_ITS_PROXY else ""
+    message = f"reward service {target}{proxy}: {code.name}: {words}{way_out}"
     return Overloaded(message, retry_after) if kind is Overloaded else kind(message)
 
 

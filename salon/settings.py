@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from salon.channel import Security
 from salon.errors import InvalidRequest
+from salon.redis_password import with_stored_password
 
 MEBIBYTE = 1024 * 1024
 TIDY_SECONDS = 1.0  # of a scoring task, for Redis
@@ -20,7 +21,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SALON_", frozen=True, env_ignore_empty=True)
 
     redis_url: str = Field(
-        "redis://127.0.0.1:6390/0", description="Broker, job store and claim-check store."
+        "redis://127.0.0.1:6390/0",
+        repr=False,  # it may hold a password; see salon.redis_url.shown
+        description="Broker, job store and claim-check store.",
     )
     runs_dir: Path = Field(Path("runs"), description="Where each job's run folder lies.")
     state_dir: Path = Field(
@@ -149,11 +152,18 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the environment; and, for the stack's own Redis, the file with its password.
 
     Raises:
         InvalidRequest: a `SALON_*` variable has a value that cannot be used; one line says which.
+        OSError: the password is there, and this user may not read it.
     """
+    settings = _from_environment()
+    url = with_stored_password(settings.state_dir, settings.redis_url)
+    return settings.model_copy(update={"redis_url": url})
+
+
+def _from_environment() -> Settings:
     try:
         return Settings()
     except SettingsError as error:

@@ -1,6 +1,6 @@
 """The local stack: Redis, reward services, their scoring workers, a training worker, on this host.
 
-`python -m salon.stack REWARD...` is the supervisor; `up` and `down` start and stop it in the
+`python -m salon.stack REDIS REWARD...` is the supervisor; `up` and `down` start and stop it in the
 background.
 """
 
@@ -15,16 +15,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import psutil
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from salon import logs
+from salon import logs, redis_url
 from salon.broker import create_app
-from salon.connection import connect_now
+from salon.channel import connect
+from salon.connection import RedisRefused, connect_now
+from salon.embedded_redis import redis_program
 from salon.errors import SalonError, StackUnavailable
 from salon.local_services import (
     DEFAULT_REWARDS,
@@ -34,7 +35,11 @@ from salon.local_services import (
     reward_targets,
     service_targets,
 )
-from salon.programs import programs, redis_program, scoring_workers
+from salon.log_file import LogFile
+from salon.own_modules import come_last, python
+from salon.private import make_private
+from salon.programs import programs, scoring_workers
+from salon.redis_password import with_new_password
 from salon.settings import Settings, load_settings
 from salon.stack_state import is_alive, read_state, state_file, write_state
 from salon.supervisor import POLL_SECONDS, Supervisor
@@ -47,10 +52,14 @@ SERVICE_READY_SECONDS = 20.0
 # Where a folder for images by reference costs no disk, if the host has it.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - what is made there has mode 0700
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
+EMBEDDED, FOREIGN = "embedded", "foreign"  # whose Redis it is
 
 
 def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str, Any]:
     """Start the stack in the background and wait until all of it answers.
+
+    A Redis that answers at SALON_REDIS_URL is used as it is, and `down` leaves it alone; else the
+    stack starts one of its own there.
 
     Args:
         settings: those of the stack.
@@ -62,20 +71,26 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
     Raises:
         UnknownReward: the stack has no service for one of `rewards`.
         InvalidRequest: a tiny model is not there, or an address cannot be used.
+        RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
+        StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
     if state := running(settings):
         raise SalonError(f"a stack runs already (pid {state['pid']}): stop it with `salon down`")
     # All that may be wrong with them is found here, where the error reaches the user.
     services = local_services(settings, rewards)
-    redis_program(settings)
     programs(settings, services)
-    _check_ports(settings, services)
-    folder = settings.state_dir / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "stack.log").open("ab") as output:
+    whose = _whose_redis(settings.redis_url)
+    _check_ports(settings, services, whose)
+    make_private(settings.state_dir)
+    if whose == EMBEDDED:
+        own = with_new_password(settings.state_dir, settings.redis_url)
+        settings = settings.model_copy(update={"redis_url": own})
+        redis_program(settings.state_dir, settings.redis_url)
+    make_private(settings.state_dir / "logs")
+    with (settings.state_dir / "logs" / "stack.log").open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "salon.stack", *rewards],
+            python("salon.stack", whose, *rewards),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -124,14 +139,26 @@ def running(settings: Settings) -> dict[str, Any] | None:
     return state if any(alive) else None
 
 
-def _check_ports(settings: Settings, services: Sequence[LocalService]) -> None:
-    for name, netloc in (
-        ("SALON_REDIS_URL", urlsplit(settings.redis_url).netloc),
-        *(("SALON_REWARD_TARGET", target) for target in service_targets(settings, services)),
-    ):
-        host, port = address(netloc)
+def _whose_redis(url: str) -> str:
+    try:
+        connect_now(url)
+    except RedisRefused:
+        raise
+    except StackUnavailable:
+        if redis_url.own_port(url) is None:
+            raise
+        return EMBEDDED
+    return FOREIGN
+
+
+def _check_ports(settings: Settings, services: Sequence[LocalService], whose_redis: str) -> None:
+    wanted = [("SALON_REWARD_TARGET", *address(t)) for t in service_targets(settings, services)]
+    port = redis_url.own_port(settings.redis_url)
+    if whose_redis == EMBEDDED and port is not None:
+        wanted.insert(0, ("SALON_REDIS_URL", "127.0.0.1", port))
+    for name, host, port in wanted:
         if host not in LOCAL_HOSTS:
-            raise SalonError(f"{name} is {netloc}: the local stack runs on 127.0.0.1 only")
+            raise SalonError(f"{name} is {host}:{port}: the local stack runs on 127.0.0.1 only")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -195,7 +222,7 @@ def _not_ready(settings: Settings, services: Sequence[LocalService]) -> str:
 
 
 def _is_ready(target: str) -> bool:
-    with grpc.insecure_channel(target) as channel:
+    with connect(target, retries=False) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
         try:
             answer = check(health_pb2.HealthCheckRequest(service="readiness"), timeout=1.0)
@@ -207,9 +234,21 @@ def _is_ready(target: str) -> bool:
 def main() -> None:
     """Supervise the stack until SIGTERM."""
     logs.configure("stack")
+    come_last()
     settings = load_settings()
-    services = local_services(settings, sys.argv[1:])
-    supervisor = Supervisor(settings.state_dir / "logs")
+    folder = settings.state_dir / "logs"
+    with LogFile(folder / "stack.log", "stack").standard_streams():
+        try:
+            _supervise(settings, Supervisor(folder), sys.argv[1], sys.argv[2:])
+        except Exception:
+            log.exception("the stack ends")
+            sys.exit(1)
+
+
+def _supervise(
+    settings: Settings, supervisor: Supervisor, whose_redis: str, rewards: Sequence[str]
+) -> None:
+    services = local_services(settings, rewards)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     own_shared_dir = _make_shared_dir(settings)
@@ -220,7 +259,8 @@ def main() -> None:
         "own_shared_dir": own_shared_dir and str(own_shared_dir),
     }
     try:
-        supervisor.add(redis_program(settings))
+        if whose_redis == EMBEDDED:
+            supervisor.add(redis_program(settings.state_dir, settings.redis_url))
         _await_redis(settings, supervisor)
         for program in programs(settings, services):
             supervisor.add(program)

@@ -16,12 +16,16 @@ from pathlib import Path
 import psutil
 import structlog
 
+from salon.log_file import LogFile
+from salon.private import make_private
+
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.2
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # pauses between quick deaths
 STEADY_SECONDS = 20.0  # a child that ran this long died of something new
 FAILED_STARTS = 3
+NO_PROGRESS_BARS = {"TQDM_DISABLE": "1"}  # in a log file
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     grace_seconds: float = 10.0  # between SIGTERM and SIGKILL
+    umask: int = 0o077
+    """Of the files that it makes: its user's alone; -1 for those of who started the supervisor."""
 
 
 class Child:
     """One program and the process that runs it now."""
 
-    def __init__(self, program: Program, log_file: Path) -> None:
+    def __init__(self, program: Program, log_file: LogFile) -> None:
         self.program = program
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,15 +53,19 @@ class Child:
 
     def start(self) -> None:
         """Start the process in a new session, its output appended to its log file."""
-        with self._log_file.open("ab") as output:
+        output = self._log_file.pipe()
+        try:
             self._process = subprocess.Popen(
                 self.program.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.program.environment},
+                env={**NO_PROGRESS_BARS, **os.environ, **self.program.environment},
                 start_new_session=True,
+                umask=self.program.umask,
             )
+        finally:
+            os.close(output)
         self._started = time.monotonic()
 
     @property
@@ -98,20 +108,22 @@ class Child:
         _signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        self._log_file.drain()
 
 
 class Supervisor:
     """Runs children until told to stop; stops them in the reverse order."""
 
     def __init__(self, log_folder: Path) -> None:
-        log_folder.mkdir(parents=True, exist_ok=True)
+        make_private(log_folder)
         self._log_folder = log_folder
         self.children: list[Child] = []
         self.stopping = threading.Event()
 
     def add(self, program: Program) -> Child:
         """Start one more child."""
-        child = Child(program, self._log_folder / f"{program.name}.log")
+        log_file = LogFile(self._log_folder / f"{program.name}.log", program.name)
+        child = Child(program, log_file)
         child.start()
         self.children.append(child)
         return child

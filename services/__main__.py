@@ -5,12 +5,16 @@ import os
 import sys
 from typing import NoReturn
 
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+
 import typer
 
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
 from salon.images import ImageLimits
 from salon.memory import keep_freed_memory
+from salon.own_modules import come_last
 from services import flags
 from services.hosting import choose_rewards
 from services.limits import Limits
@@ -57,6 +61,7 @@ def main(
 ) -> None:
     """Host the rewards that MODULE defines; the first is the default."""
     logs.configure("reward-service")
+    come_last()
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:

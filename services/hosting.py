@@ -11,6 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from salon.errors import InvalidRequest, RewardFailed, SalonError
+from salon.own_modules import namesake
 from services import rewards
 from services.reward import Reward, RewardConfig
 
@@ -109,7 +110,9 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
     ]
     if not classes:
         what = f"no complete {class_name}, a subclass" if class_name else "no subclass"
-        raise InvalidRequest(f"module {module.__name__} defines {what} of services.reward.Reward")
+        raise InvalidRequest(
+            f"module {module.__name__} defines {what} of services.reward.Reward{namesake(module)}"
+        )
     return classes
 
 

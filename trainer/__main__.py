@@ -13,6 +13,9 @@ from dataclasses import replace
 from types import FrameType
 from typing import Annotated
 
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+
 import structlog
 import typer
 
@@ -22,6 +25,7 @@ from salon.errors import SalonError
 from salon.jobs import Job, JobState, JobStore
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
+from salon.own_modules import come_last
 from salon.settings import Settings, load_settings
 from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.interrupt import Cause, Interrupt, Interrupted
@@ -38,6 +42,7 @@ EXIT_PASSING = 76  # the next attempt may well succeed
 @app.callback()
 def _trainer() -> None:
     """Trainer of Salon: started by a training worker, not by hand."""
+    come_last()
 
 
 @app.command()

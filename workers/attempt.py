@@ -4,11 +4,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
+
+from salon.own_modules import python
 
 POLL_SECONDS = 0.5
 LOST_RANK_SECONDS = 60.0
@@ -27,7 +28,7 @@ class Attempt:
 
     def __init__(self, job: str, token: int, processes: int, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
-        command = [sys.executable, "-m", "trainer", "run", job, "--token", str(token)]
+        command = python("trainer", "run", job, "--token", str(token))
         self._ranks = [
             subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **variables})
             for variables in _environments(processes)

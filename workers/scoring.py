@@ -27,6 +27,7 @@ from salon.errors import (
     is_untried,
 )
 from salon.replies import Reply, ReplyKind, ReplyStream
+from salon.targets import through_proxy
 from workers.celery import app, settings
 
 log = structlog.get_logger()
@@ -117,7 +118,7 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
         SalonError: the batch will never be scored: refused, or out of attempts.
     """
     target = settings.target(task.reward)
-    service = f"reward service {task.reward} at {target}"
+    service = f"reward service {task.reward} at {target}{through_proxy(target)}"
     if not _is_connected(_service(target)):
         raise _Waiting(f"waiting for {service}: it does not answer")
     attempt = _count_attempt(task, 1)

@@ -14,6 +14,8 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from salon.channel import connect
+
 MEBIBYTE = 1024 * 1024
 LEAST_READINGS = 8
 
@@ -64,7 +66,7 @@ class Service:
     def is_healthy(self) -> bool:
         """Whether it answers and is ready to score."""
         request = health_pb2.HealthCheckRequest(service="readiness")
-        with grpc.insecure_channel(self.target) as channel:
+        with connect(self.target, retries=False) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=1)
             except grpc.RpcError:

@@ -7,9 +7,10 @@ import grpc
 import pytest
 
 from salon.certificates import read_pair, read_roots
-from salon.channel import Security, connect, is_local
+from salon.channel import Security, connect
 from salon.errors import InvalidRequest
 from salon.settings import load_settings
+from salon.targets import is_local
 from tests.fixtures.certificates import Authority
 
 TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE

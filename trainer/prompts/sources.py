@@ -2,12 +2,12 @@
 
 import importlib
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from salon.errors import InvalidRequest
+from salon.own_modules import come_last, namesake
 from trainer.prompts.sets import prompt_set, read_lines, set_names
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -19,7 +19,7 @@ def resolve_prompts(source: str) -> list[str]:
     Args:
         source: the name of a set (`animals`), the path of a text file with one prompt a line, or
             `module:function`, a function without arguments that returns a list of strings. The
-            module is looked for in the working directory, then where Python looks.
+            module is looked for where Python looks, then in the working directory.
 
     Raises:
         InvalidRequest: it is none of them, or both a file and one of the others: a set's name must
@@ -61,17 +61,17 @@ def _call(source: str) -> list[str]:
 
 def _find(source: str) -> Callable[[], object]:
     module, _, name = source.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    come_last()
     try:
-        function = getattr(importlib.import_module(module), name, None)
+        found = importlib.import_module(module)
     except Exception as error:
         raise InvalidRequest(
-            f"cannot import {module!r} for prompts {source!r} in {here}: "
+            f"cannot import {module!r} for prompts {source!r} in {Path.cwd()}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    finally:
-        sys.path.remove(here)
+    function = getattr(found, name, None)
     if not callable(function):
-        raise InvalidRequest(f"{module} has no function {name!r}, which prompts ask for")
+        raise InvalidRequest(
+            f"{module} has no function {name!r}, which prompts ask for{namesake(found)}"
+        )
     return cast("Callable[[], object]", function)

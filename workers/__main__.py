@@ -1,0 +1,31 @@
+"""`python -P -m workers -Q QUEUES`: a Celery worker of Salon's; the options are those of Celery's.
+
+`celery -A workers worker` is the same, but for the working folder: that comes first there.
+"""
+
+import os
+import sys
+
+if not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))  # typed by hand without -P
+
+from celery.__main__ import main as celery
+
+from salon import logs
+
+# Celery takes its own options from these, which another project may have set.
+FOREIGN = ("APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND")
+
+
+def main() -> None:
+    """Run a worker until SIGTERM."""
+    logs.configure("worker")
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    # Quiet, for Celery's banner is no line of a log.
+    sys.argv[1:1] = ["--app", "workers.celery:app", "--quiet", "worker"]
+    celery()
+
+
+if __name__ == "__main__":
+    main()
