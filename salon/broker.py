@@ -33,6 +33,7 @@ class ScoreMessage(BaseModel):
     reward: str
     reference: Reference
     reply_to: str
+    job: str = ""  # for logs
 
 
 class _Loader(AppLoader):  # type: ignore[misc]  # celery has no types
@@ -105,6 +106,8 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
         SCORE_TASK,
         kwargs={"message": message.model_dump(mode="json")},
         queue=score_queue(message.reward),
+        # What Celery's main process says of a task it says of this id.
+        task_id=f"{message.job}.{message.batch}",
         ignore_result=True,
         retry=retry,
     )

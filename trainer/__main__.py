@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from salon.jobs import Job, JobState, JobStore
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
+from salon.private import follow, make_private
 from salon.settings import Settings, load_settings
 from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.interrupt import Cause, Interrupt, Interrupted
@@ -51,10 +53,9 @@ def run(
     token: Annotated[int, typer.Option(help="The fencing token of the lease taken for it.")],
 ) -> None:
     """Run one attempt at JOB; its state, events and logs go to Redis."""
-    logs.configure("trainer")
-    keep_freed_memory()
     rank = int(os.environ.get("RANK", "0"))
-    structlog.contextvars.bind_contextvars(**({"rank": rank} if "RANK" in os.environ else {}))
+    logs.configure("trainer", job=job, **({"rank": rank} if "RANK" in os.environ else {}))
+    keep_freed_memory()
     settings = load_settings()
     client = connect(settings.redis_url)
     lease = Lease(client, job, token, settings.lease_seconds)
@@ -81,6 +82,8 @@ def run(
     except LeaseLost as error:
         log.error("lease lost", reason=str(error))
         code = EXIT_LEASE_LOST
+    # Python itself may take a while to end, and what is over needs not be stopped.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(code)
 
 
@@ -111,6 +114,16 @@ def _close(lease: Lease, state: JobState, reason: str) -> None:
         lease.finish(state, reason)
 
 
+def _open_as_its_folder(runs: Path, job: str) -> None:
+    """Let others read of this run what they may read of its folder, or else of that of all runs.
+
+    Nothing, where that is made here.
+    """
+    make_private(runs)
+    run = runs / job
+    follow(run if run.exists() else runs)
+
+
 def _attempt(
     job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank: int
 ) -> tuple[JobState, str]:
@@ -127,6 +140,7 @@ def _attempt(
     from trainer.ranks import PASSING  # noqa: PLC0415
 
     try:
+        _open_as_its_folder(settings.runs_dir, job.id)
         train(job, lease, settings, interrupt, rank)
     except Interrupted as interrupted:
         log.info("stopped", cause=interrupted.cause.value)

@@ -100,6 +100,7 @@ def _train(
                 on_waiting=report_wait,
                 references=references,
                 versions=versions,
+                job=job,
             )
         )
 

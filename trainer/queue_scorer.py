@@ -57,6 +57,7 @@ class QueueScorer:
         on_waiting: Callable[[str], None],
         references: Mapping[str, Pixels] | None = None,
         versions: RewardVersions | None = None,
+        job: str = "",
     ) -> None:
         """Start the collector thread.
 
@@ -72,6 +73,7 @@ class QueueScorer:
             on_waiting: told every few seconds, for people, what a batch is waiting for.
             references: name -> the image that this reward compares every sample with.
             versions: told the version of every answer; None for one of its own.
+            job: whose batches these are, for the logs of workers.
         """
         self._app = app
         self._settings = settings
@@ -81,6 +83,7 @@ class QueueScorer:
         self._interrupt = interrupt
         self._on_waiting = on_waiting
         self._references = references or {}
+        self._job = job
         self._name = secrets.token_hex(8)
         expiry = settings.blob_seconds + int(deadline_seconds)
         self._blobs = BlobStore(client, expiry)
@@ -175,6 +178,7 @@ class QueueScorer:
             reward=reward,
             reference=reference,
             reply_to=self._name,
+            job=self._job,
         )
 
     def _send_inline(self, pending: Pending, frame: Frame) -> None:

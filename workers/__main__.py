@@ -11,6 +11,8 @@ if not sys.flags.safe_path:
 
 from celery.__main__ import main as celery
 
+# Celery would import it with the working folder first.
+import workers.celery
 from salon import logs
 
 # Celery takes its own options from these, which another project may have set.
@@ -23,7 +25,7 @@ def main() -> None:
     for name in FOREIGN:
         os.environ.pop(name, None)
     # Quiet, for Celery's banner is no line of a log.
-    sys.argv[1:1] = ["--app", "workers.celery:app", "--quiet", "worker"]
+    sys.argv[1:1] = ["--app", f"{workers.celery.__name__}:app", "--quiet", "worker"]
     celery()
 
 

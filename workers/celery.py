@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from celery.signals import setup_logging
+import structlog
+from celery.signals import setup_logging, task_postrun, task_prerun
 
 from salon import logs
 from salon.broker import create_app
@@ -18,3 +19,16 @@ app = create_app(settings)
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     logs.configure("worker")
+
+
+@task_prerun.connect
+def _name_task(kwargs: dict[str, Any], **_: Any) -> None:
+    """Every line about a task, also Celery's own, says which job and batch it is about."""
+    message = kwargs.get("message", kwargs)
+    ids = {name: message[name] for name in ("job", "batch") if message.get(name)}
+    structlog.contextvars.bind_contextvars(**ids)
+
+
+@task_postrun.connect
+def _forget_task(**_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
