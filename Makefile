@@ -19,8 +19,10 @@ demo: install  ## start the stack, train for a minute, write a report, stop the 
 	@$(OFFLINE) exec $(BIN)/salon run jobs/ddpo-compressibility-tiny.yaml
 
 # Three at a time on two cores: most tests wait for processes. A file's tests share what they start.
+# Without a browser the report's tests are left out, by name.
 test: install  ## the whole suite, but for experiments marked slow
-	$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile
+	@.ci/browser || true
+	$(OFFLINE) OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile -rs --no-fold-skipped
 
 test-slow: install
 	$(OFFLINE) $(BIN)/python -m pytest -m slow --timeout 3600

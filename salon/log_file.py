@@ -36,6 +36,7 @@ class LogFile:
         self._path = path
         self._service = service
         self._lost = 0
+        self._writing = threading.Lock()  # the last lines of one process, the first of the next
         self._reader: threading.Thread | None = None
 
     def pipe(self) -> int:
@@ -75,7 +76,8 @@ class LogFile:
                 # A progress bar writes itself over and over.
                 line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
                 if line:
-                    self._append(_as_json(line, self._service))
+                    with self._writing:
+                        self._append(_as_json(line, self._service))
 
     def _append(self, line: str) -> None:
         """Whatever happens here, the pipe must be read: a full one stops the program."""

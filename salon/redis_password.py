@@ -28,7 +28,7 @@ def _stored(state_dir: Path, url: str) -> str:
         return ""
     except (ValueError, LookupError, TypeError):
         raise SalonError(
-            f"{file} is damaged: stop the stack (`salon down`), then delete it"
+            f"{file} is damaged: delete it, then `salon down` and `salon up`"
         ) from None
     # Another Redis, at another port, has nothing to do with it.
     return str(password) if port == redis_url.own_port(url) else ""

@@ -10,8 +10,8 @@ from salon.certificates import read_pair, read_roots
 from salon.channel import Security, connect
 from salon.errors import InvalidRequest
 from salon.settings import load_settings
-from salon.targets import is_local
 from tests.fixtures.certificates import Authority
+from tests.fixtures.redis import free_port
 
 TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
@@ -32,10 +32,12 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mirror(authority):
-    """Targets of one server: plaintext, TLS, mutual TLS."""
+    """Targets of one server: plaintext, a Unix socket, TLS, mutual TLS."""
     certificate, key = authority.issue("mirror")
     pair, roots = read_pair(certificate, key)[::-1], read_roots(authority.file)
     server = grpc.server(ThreadPoolExecutor(2), handlers=[Mirror()])
+    socket = f"unix:{authority.folder / 'mirror.sock'}"
+    server.add_insecure_port(socket)
     ports = {
         "plaintext": server.add_insecure_port("127.0.0.1:0"),
         "tls": server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair])),
@@ -44,7 +46,8 @@ def mirror(authority):
         ),
     }
     server.start()
-    yield {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    targets = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    yield targets | {"socket": socket}
     server.stop(0).wait()
 
 
@@ -98,28 +101,14 @@ def test_a_token_is_not_sent_in_plaintext_to_another_host(target):
     connect(target).close()
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        *("127.0.0.1:1", "127.8.8.8:1", "localhost:1", "localhost", "[::1]:1", "::1"),
-        *("unix:/run/salon.sock", "unix:///run/salon.sock", "ipv4:127.0.0.1:1,127.0.0.2:1"),
-        *("ipv6:[::1]:1", "dns:localhost:1", "dns:///localhost:1", "dns://10.0.0.1/localhost:1"),
-    ],
-)
-def test_these_targets_are_on_this_host(target):
-    assert is_local(target)
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        *("10.0.0.1:1", "rewards:1", "rewards", "[::2]:1", "0.0.0.0:1", "[::]:1", ":1", ""),
-        *("ipv4:127.0.0.1:1,10.0.0.1:1", "dns:///rewards:1", "localhost.example.com:1"),
-        *("xds:///localhost:1", "https://localhost:1", "127.0.0.1.example.com:1"),
-    ],
-)
-def test_these_may_be_elsewhere(target):
-    assert not is_local(target)
+@pytest.mark.parametrize("name", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_this_host_is_reached_without_a_proxy(mirror, monkeypatch, name):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    port = mirror["plaintext"].rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost", "dns:///localhost", "0.0.0.0"):
+        assert call(f"{host}:{port}", Security()) == ""
+    assert call(mirror["socket"], Security()) == ""
 
 
 def test_the_token_is_not_shown():

@@ -1,0 +1,121 @@
+"""A user's folder with files named like Salon's modules and like libraries."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from salon.own_modules import python
+from tests.fixtures.service import REPOSITORY
+
+SALONS = ("salon", "services", "trainer", "workers", "tiny")
+LIBRARIES = ("celery", "grpc", "kombu", "logging", "numpy", "redis", "structlog", "types", "yaml")
+LATER_FOUND = "wave"  # of Python's own library, which nothing here has imported yet
+REWARD = """
+from services.reward import Reward
+
+class Mine(Reward):
+    name, description, version = "mine", "of the user's own", "1"
+
+    def score(self, samples):
+        return [0.0 for _ in samples]
+
+def prompts():
+    return ["one", "two"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (*SALONS, *LIBRARIES, LATER_FOUND):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the user’s ' + __name__ + ' ran')")
+    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "mine.py").write_text(REWARD)
+    return tmp_path
+
+
+def run(command, folder, **environment):
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["services", "mine:None"], ["services", "package.mine:None"]),
+        *(["trainer", "--help"], ["workers", "--help"], ["salon.stack", "foreign", "no-reward"]),
+    ],
+    ids=" ".join,
+)
+def test_a_process_of_salons_finds_its_own_modules_first(folder, command):
+    found = run(python(*command), folder, SALON_STATE_DIR=str(folder / "state"))
+    assert "ran" not in found.stdout + found.stderr
+    if command[0] == "services":
+        assert f"module {command[1].partition(':')[0]} defines no complete None" in found.stderr
+    elif command[0] == "salon.stack":
+        assert "no reward no-reward" in (folder / "state" / "logs" / "stack.log").read_text()
+    else:
+        assert "Usage: python -m" in found.stdout
+
+
+# In a process that was begun otherwise, and for those that it starts.
+LATER = """
+import subprocess, sys
+from salon.broker import Settings, create_app
+from salon.own_modules import come_last
+come_last()
+come_last()
+import mine, trainer.spec_file, workers.attempt, tiny
+create_app(Settings()).loader.import_from_cwd("wave")
+command = [sys.executable, "-P", "-c", "import trainer.spec_file, services.reward, wave"]
+subprocess.run(command, check=True)
+"""
+
+
+def test_the_working_folder_is_searched_last_also_by_celery(folder):
+    done = run([sys.executable, "-P", "-c", LATER], folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", [".", ":", ":.", "{folder}", "{folder}/../{name}:/nowhere"])
+def test_the_folder_in_pythonpath_is_not_handed_on(folder, path):
+    for name in ("salon", *LIBRARIES):  # what this very interpreter needs before Salon's code runs
+        (folder / f"{name}.py").unlink()
+    path = path.format(folder=folder, name=folder.name)
+    done = run([sys.executable, "-P", "-c", LATER], folder, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_that_is_not_installed_is_handed_on():
+    packages = [entry for entry in sys.path if entry.endswith("site-packages")]
+    code = f"import os, sys; sys.path[:0] = ['']; sys.path += {packages!r}; "
+    code += (
+        "from salon import own_modules; own_modules.come_last(); print(os.environ['PYTHONPATH'])"
+    )
+    # Without `site`, which would know the installed one.
+    done = run([sys.executable, "-I", "-S", "-c", code], REPOSITORY)
+    assert done.stdout.strip() == str(REPOSITORY), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("redis", "{folder}/redis.py is not it: Salon's modules and those of libraries come first"),
+        ("jpeg", "{folder}/jpeg.py is not it"),
+        ("mine", "defines no complete Mineral, a subclass of services.reward.Reward\n"),
+    ],
+)
+def test_an_own_module_with_the_name_of_another_is_named(folder, module, words):
+    (folder / "jpeg.py").write_text(REWARD)
+    found = run(python("services", f"{module}:Mineral"), folder)
+    assert found.returncode == 1
+    assert words.format(folder=folder) in found.stderr

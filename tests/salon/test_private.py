@@ -1,0 +1,54 @@
+import os
+import stat
+
+import pytest
+
+from salon.private import follow, make_private, write_private
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(autouse=True)
+def usual_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_a_new_folder_is_private_and_one_that_is_there_stays_as_it_is(tmp_path):
+    make_private(tmp_path / "a" / "b")
+    assert mode(tmp_path / "a" / "b") == 0o700
+    (tmp_path / "shared").mkdir(mode=0o750)
+    make_private(tmp_path / "shared")
+    assert mode(tmp_path / "shared") == 0o750
+
+
+def test_a_file_is_private_also_over_one_that_was_not(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    assert mode(path) == 0o644
+    write_private(path, "new")
+    assert (path.read_text(), mode(path)) == ("new", 0o600)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"),
+    [
+        *((0o022, 0o700, 0o600), (0o022, 0o750, 0o640), (0o022, 0o755, 0o644)),
+        # Never more than the user's own umask allows.
+        *((0o002, 0o770, 0o660), (0o022, 0o777, 0o644), (0o077, 0o755, 0o600)),
+    ],
+)
+def test_files_are_as_open_as_the_folder_that_they_follow(tmp_path, umask, folder, file):
+    os.umask(umask)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    runs.chmod(folder)
+    follow(runs)
+    (runs / "job").mkdir()
+    (runs / "job" / "metrics.jsonl").touch()
+    assert mode(runs / "job" / "metrics.jsonl") == file
+    assert mode(runs / "job") & 0o066 == file & 0o066
