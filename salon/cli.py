@@ -66,7 +66,7 @@ def up(
     for reward, target in state["rewards"].items():
         table.add_row(reward, target)
     console.print(table)
-    console.print(f"redis at {shown(settings.redis_url)}")
+    console.print(f"redis at {shown(settings.redis_url)}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from salon.private import append_privately
+
 MAX_BYTES = 8 * 1024 * 1024  # and as much in the file before, NAME.log.1
 LINE_BYTES = 64 * 1024
 # Lines that several processes write at once stay whole as long as the pipe has room for them.
@@ -86,8 +88,7 @@ class LogFile:
         try:
             if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            with os.fdopen(os.open(self._path, flags, 0o600), "a", encoding="utf-8") as file:
+            with os.fdopen(append_privately(self._path), "a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         except OSError:  # a full disk, most likely
             self._lost += 1

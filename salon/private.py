@@ -19,6 +19,11 @@ def write_private(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def append_privately(path: Path) -> int:
+    """A descriptor of `path`, to append to; made, if it is not there, for its user alone."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
 def follow(folder: Path) -> None:
     """What this process makes from now on is as closed to others as `folder`, or more."""
     mask = os.umask(0o077)

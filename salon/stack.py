@@ -37,7 +37,7 @@ from salon.local_services import (
 )
 from salon.log_file import LogFile
 from salon.own_modules import come_last, python
-from salon.private import make_private
+from salon.private import append_privately, make_private
 from salon.programs import programs, scoring_workers
 from salon.redis_password import with_new_password
 from salon.settings import Settings, load_settings
@@ -88,7 +88,8 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
         settings = settings.model_copy(update={"redis_url": own})
         redis_program(settings.state_dir, settings.redis_url)
     make_private(settings.state_dir / "logs")
-    with (settings.state_dir / "logs" / "stack.log").open("ab") as output:
+    log_file = append_privately(settings.state_dir / "logs" / "stack.log")
+    with os.fdopen(log_file, "ab") as output:
         process = subprocess.Popen(
             python("salon.stack", whose, *rewards),
             stdin=subprocess.DEVNULL,

@@ -12,7 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from salon.connection import connect_now
+from tests.fixtures.certificates import Authority
 from tests.fixtures.command import assert_one_line_error
+from tests.fixtures.redis import RedisServer, TlsProxy
 from tests.fixtures.stack import wait_until
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -121,6 +124,8 @@ def test_a_port_in_use_is_named_and_nothing_is_started(salon, port):
 
 
 def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
+    for name in ("salon", "services", "workers", "trainer", "celery", "redis", "logging"):
+        (salon.folder / f"{name}.py").write_text(f"raise SystemExit('the user’s {name}.py ran')")
     up = salon("up")
     assert up.returncode == 0, up.err
     assert {"redis", "jpeg", "scoring", "training"} <= set(up.out.split())
@@ -140,8 +145,67 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
     assert salon("down").out.strip() == "stopped"
     assert salon.processes() == []
     assert salon("down").out.strip() == "no stack was running"
+
+    state = salon.folder / ".salon"
+    for path in (state, *state.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    for name in ("redis", "jpeg", "scoring", "training"):
+        lines = (state / "logs" / f"{name}.log").read_text().splitlines()
+        assert lines and all(json.loads(line)["event"] for line in lines)
+    assert stat.S_IMODE((salon.folder / "runs").stat().st_mode) == 0o700
     assert salon("up").returncode == 0
     assert job in salon("jobs").out
+
+
+@pytest.fixture
+def foreign_redis(tmp_path):
+    """One that is reached by TLS, with a certificate, from an authority of its own."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    authority = Authority(folder)
+    server = RedisServer(folder, password="s3cret")
+    proxy = TlsProxy(authority, server.port)
+    certificate, key = authority.issue("salon")
+    server.tls_url = (
+        f"rediss://:s3cret@127.0.0.1:{proxy.port}/0?ssl_ca_certs={authority.file}"
+        f"&ssl_certfile={certificate}&ssl_keyfile={key}"
+    )
+    yield server
+    proxy.stop()
+    server.stop()
+
+
+def test_a_redis_that_runs_is_used_and_left_alone(salon, foreign_redis):
+    salon.environment["SALON_REDIS_URL"] = foreign_redis.tls_url
+    up = salon("up")
+    assert up.returncode == 0, up.err
+    assert "redis at rediss://:***@127.0.0.1" in up.out
+    state = salon.folder / ".salon"
+    children = [
+        child["name"] for child in json.loads((state / "stack.json").read_text())["children"]
+    ]
+    assert children == [
+        "jpeg",
+        "scoring",
+        "training",
+    ]  # both workers answer: `up` has waited for it
+    assert "s3cret" not in up.out
+    assert not any("s3cret" in part for command in salon.commands() for part in command)
+    for file in state.rglob("*"):
+        assert file.is_dir() or "s3cret" not in file.read_text(), file
+    assert salon("jobs").returncode == 0
+    assert salon("down").out.strip() == "stopped"
+    assert salon.processes() == []
+    assert connect_now(foreign_redis.url).ping()
+
+
+def test_a_redis_that_wants_another_password_is_not_used(salon, foreign_redis):
+    salon.environment["SALON_REDIS_URL"] = f"redis://:wr0ng@127.0.0.1:{foreign_redis.port}/0"
+    failed = salon("up")
+    assert_one_line_error(
+        failed, f":***@127.0.0.1:{foreign_redis.port}", "does not take the password"
+    )
+    assert salon.processes() == []
 
 
 def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):

@@ -1,3 +1,4 @@
+import json
 import signal
 import sys
 import time
@@ -31,6 +32,13 @@ def supervisor(tmp_path):
     made.stop()
 
 
+def said(folder, name):
+    """The lines that a child has printed, as they are in its log."""
+    log = folder / f"{name}.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["event"] for line in lines]
+
+
 def tend_until(supervisor, condition, what):
     def look():
         supervisor.tend()
@@ -49,8 +57,7 @@ def test_a_dead_child_is_started_again(supervisor):
 
 def test_what_a_dead_child_leaves_behind_is_killed(supervisor, tmp_path):
     child = supervisor.add(Program("parent", PARENT))
-    log = tmp_path / "parent.log"
-    orphan = psutil.Process(int(wait_until(lambda: log.read_text().strip(), "its child")))
+    orphan = psutil.Process(int(wait_until(lambda: said(tmp_path, "parent"), "its child")[0]))
     psutil.Process(child.pid).kill()
     tend_until(supervisor, lambda: not _lives(orphan), "the orphan is gone")
     assert not _lives(orphan)
@@ -60,8 +67,7 @@ def test_quick_deaths_are_repeated_more_and_more_slowly(supervisor, tmp_path):
     child = supervisor.add(Program("broken", [sys.executable, "-c", "print('x', flush=True)"]))
     assert not child.fails_to_start
     started = time.monotonic()
-    deaths = lambda: (tmp_path / "broken.log").read_text().count("x")  # noqa: E731
-    tend_until(supervisor, lambda: deaths() == 3, "three starts")
+    tend_until(supervisor, lambda: said(tmp_path, "broken") == ["x"] * 3, "three starts")
     # Pauses of 1 and 2 s lie between them: not a spinning restart.
     assert time.monotonic() - started > 2.5
     tend_until(supervisor, lambda: child.fails_to_start, "the third death")
@@ -70,10 +76,8 @@ def test_quick_deaths_are_repeated_more_and_more_slowly(supervisor, tmp_path):
 def test_stopping_ends_the_whole_group_even_a_stubborn_one(supervisor, tmp_path):
     stubborn = supervisor.add(Program("stubborn", STUBBORN, grace_seconds=0.5))
     parent = supervisor.add(Program("parent", PARENT))
-    wait_until((tmp_path / "stubborn.log").read_text, "it ignores SIGTERM")
-    orphan = psutil.Process(
-        int(wait_until(lambda: (tmp_path / "parent.log").read_text().strip(), "its child"))
-    )
+    wait_until(lambda: said(tmp_path, "stubborn"), "it ignores SIGTERM")
+    orphan = psutil.Process(int(wait_until(lambda: said(tmp_path, "parent"), "its child")[0]))
     processes = [psutil.Process(stubborn.pid), psutil.Process(parent.pid), orphan]
     supervisor.stop()
     wait_until(lambda: not any(_lives(process) for process in processes), "all are gone", 10)
@@ -83,8 +87,7 @@ def test_stopping_ends_the_whole_group_even_a_stubborn_one(supervisor, tmp_path)
 def test_a_child_has_its_own_environment_and_group(supervisor, tmp_path):
     show = "import os; print(os.environ['COLOUR'], os.getpgid(0) == os.getpid(), flush=True)"
     supervisor.add(Program("show", [sys.executable, "-c", show], {"COLOUR": "red"}))
-    log = tmp_path / "show.log"
-    assert wait_until(lambda: log.read_text().strip(), "output").startswith("red True")
+    assert wait_until(lambda: said(tmp_path, "show"), "output") == ["red True"]
 
 
 def _lives(process):
