@@ -34,7 +34,12 @@ class LogFile:
     """Appends the lines of one program at a time, readable by its user alone."""
 
     def __init__(self, path: Path, service: str) -> None:
-        """Append to `path`; lines that are not JSON say that `service` wrote them."""
+        """Append to `path`; lines that are not JSON say that `service` wrote them.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        os.close(append_privately(path))
         self._path = path
         self._service = service
         self._lost = 0

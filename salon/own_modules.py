@@ -30,7 +30,9 @@ def come_last() -> None:
     finders = [finder for finder in sys.meta_path if finder is not _WorkingFolder]
     if not any(finder.find_spec("salon", None) for finder in finders):
         path.append(str(_SALON))  # not installed: run from the folder that it lies in
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    os.environ.pop("PYTHONPATH", None)
+    if path:
+        os.environ["PYTHONPATH"] = os.pathsep.join(path)
     sys.meta_path[:] = [*finders, _WorkingFolder]
 
 

@@ -298,3 +298,22 @@ def _lives(process):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_is_logged_of_a_job_names_it_and_a_trainer_that_is_done_is_not_killed(
+    stack, store, submit
+):
+    stack.start("scoring", "training")  # and no service yet
+    job = submit(iterations=1)
+    wait_until(lambda: "service unavailable" in stack.log("scoring"), "a batch waits", 120)
+    stack.start("jpeg")
+    assert wait_for_end(store, job).state is JobState.SUCCEEDED
+    stack.signal("training", signal.SIGTERM)  # while Python still ends in the trainer
+    wait_until(lambda: "trainer ended" in stack.log("training"), "the worker has seen its end")
+    for part in ("scoring", "training"):
+        lines = [json.loads(line) for line in stack.log(part).splitlines()]
+        about = [line for line in lines if "batch" in line or line["service"] == "trainer"]
+        assert about and all(line["job"] == job for line in about)
+    assert [line["end"] for line in lines if line["event"] == "trainer ended"] == ["exit code 0"]
+    for path in (stack.settings.runs_dir, *stack.settings.runs_dir.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path

@@ -29,8 +29,6 @@ def start(tmp_path):
         return own
 
     log = tmp_path / "state" / "logs" / "redis.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.touch()
     yield run
     supervisor.stop()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -81,13 +82,16 @@ def test_a_file_that_is_full_makes_room(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_stops_nobody_and_is_told_of(tmp_path):
-    log = LogFile(tmp_path / "missing" / "part.log", "part")
+    folder = tmp_path / "away"
+    folder.mkdir()
+    log = LogFile(folder / "part.log", "part")
+    shutil.rmtree(folder)
     with os.fdopen(log.pipe(), "w") as output:
         output.write(f"{'lost' * 50}\n" * 10_000)  # more than the pipe holds
     log.drain()
-    (tmp_path / "missing").mkdir()
+    folder.mkdir()
     with os.fdopen(log.pipe(), "w") as output:
         output.write("kept\n")
     log.drain()
-    lines = (tmp_path / "missing" / "part.log").read_text().splitlines()
+    lines = (folder / "part.log").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["10000 lines lost", "kept"]
