@@ -1,10 +1,14 @@
 """The Celery app, its reliability settings, and the names and messages of the queues."""
 
+from typing import Any
+
 from celery import Celery
 from kombu import Queue
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from salon import transport
 from salon.blobs import Reference
+from salon.refusals import patiently
 from salon.settings import Settings
 
 SCORE_TASK = "salon.score"
@@ -22,10 +26,11 @@ class ScoreMessage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: str
-    reward: str
+    # What keys in Redis are made of, and those keys alone.
+    batch: str = Field(pattern=r"^[0-9a-f]{32}$")
+    reward: str = Field(max_length=256)
     reference: Reference
-    reply_to: str
+    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
 def create_app(settings: Settings) -> Celery:
@@ -33,6 +38,7 @@ def create_app(settings: Settings) -> Celery:
 
     Measured facts behind the settings are in CONTRIBUTING.md, "Celery on Redis".
     """
+    transport.use()
     app = Celery(
         "salon", broker=settings.redis_url, include=["workers.scoring", "workers.training"]
     )
@@ -75,16 +81,16 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
     Args:
         app: the Celery app to send with.
         message: the batch.
-        retry: wait out a restart of Redis, for about a minute.
+        retry: wait out a restart or a refusal of Redis, for about a minute.
 
     Raises:
-        kombu.exceptions.OperationalError: Redis is away.
+        kombu.exceptions.OperationalError: Redis is away, or refuses.
     """
-    app.send_task(
+    _send(
+        app,
         SCORE_TASK,
-        kwargs={"message": message.model_dump(mode="json")},
-        queue=score_queue(message.reward),
-        ignore_result=True,
+        {"message": message.model_dump(mode="json")},
+        score_queue(message.reward),
         retry=retry,
     )
 
@@ -98,5 +104,15 @@ def served_rewards(app: Celery, timeout_seconds: float = 1.0) -> set[str]:
 
 
 def send_launch(app: Celery, job: str) -> None:
-    """Queue a job for a training worker with a free slot."""
-    app.send_task(LAUNCH_TASK, kwargs={"job": job}, queue=TRAIN_QUEUE, ignore_result=True)
+    """Queue a job for a training worker with a free slot; waits as `send_score` does."""
+    _send(app, LAUNCH_TASK, {"job": job}, TRAIN_QUEUE)
+
+
+def _send(
+    app: Celery, task: str, kwargs: dict[str, Any], queue: str, *, retry: bool = True
+) -> None:
+    def send() -> None:
+        # Without kombu's own way to retry: where Redis is there and refuses, it does not pause.
+        app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, retry=False)
+
+    patiently(send) if retry else send()

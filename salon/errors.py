@@ -1,6 +1,10 @@
 """The error taxonomy and its gRPC status codes, in this one place."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
@@ -155,6 +159,29 @@ _WAY_OUT = {
     grpc.StatusCode.UNAUTHENTICATED: "pass a bearer token that the service knows",
     grpc.StatusCode.UNIMPLEMENTED: "what answers there is not a Salon reward service",
 }
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)$")  # how libraries in Rust, as safetensors, end theirs
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an error of the operating system that names no file, as of a full disk, gets `path`.
+
+    Raises:
+        OSError: that error, naming its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if (found := _OS_ERROR.search(str(error))) is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def to_status(error: SalonError) -> grpc.Status:

@@ -19,7 +19,7 @@ import typer
 from salon import logs
 from salon.connection import connect, connect_once
 from salon.errors import SalonError
-from salon.jobs import Job, JobState, JobStore
+from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
 from salon.settings import Settings, load_settings
@@ -47,6 +47,7 @@ def run(
 ) -> None:
     """Run one attempt at JOB; its state, events and logs go to Redis."""
     logs.configure("trainer")
+    _check(job)
     keep_freed_memory()
     rank = int(os.environ.get("RANK", "0"))
     structlog.contextvars.bind_contextvars(**({"rank": rank} if "RANK" in os.environ else {}))
@@ -85,6 +86,7 @@ def take(job: str) -> None:
 
     The lease is long enough to start them all; the first beat of rank 0 gives it its usual length.
     """
+    _check(job)
     settings = load_settings()
     lease = acquire(
         connect(settings.redis_url),
@@ -97,6 +99,13 @@ def take(job: str) -> None:
     if lease is None:
         sys.exit(f"{job} is over, or another trainer has it: see `salon show {job}`")
     print(lease.token)  # noqa: T201 - the answer
+
+
+def _check(job: str) -> None:
+    try:
+        check_id(job)
+    except JobNotFound as error:
+        sys.exit(str(error))
 
 
 def _close(lease: Lease, state: JobState, reason: str) -> None:

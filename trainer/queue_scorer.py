@@ -19,7 +19,7 @@ from salon.batches import score_frames
 from salon.blobs import BlobStore, Reference
 from salon.broker import ScoreMessage, send_score
 from salon.connection import connect_once
-from salon.errors import SalonError
+from salon.errors import Overloaded, SalonError
 from salon.frames import Frame
 from salon.images import Pixels
 from salon.outcomes import Outcome
@@ -188,6 +188,9 @@ class QueueScorer:
             self._unshared.add(reward)
         try:
             message = self._message(reward, self._collector_blobs.put(frame.inline()))
+        except Overloaded as error:  # `_tend` tries again, within the deadline
+            log.warning("no room in Redis", reward=reward, reason=str(error))
+            return
         except SalonError as error:
             self._give_up(pending, error)
             return

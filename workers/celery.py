@@ -1,11 +1,16 @@
 """The app that `celery -A workers worker` finds."""
 
+import os
 from typing import Any
 
-from celery.signals import setup_logging
+import redis
+import structlog
+from celery.signals import setup_logging, worker_ready
 
 from salon import logs
 from salon.broker import create_app
+from salon.connection import check_keeps_keys, connect_once
+from salon.errors import InvalidRequest
 from salon.settings import load_settings
 
 settings = load_settings()
@@ -15,3 +20,16 @@ app = create_app(settings)
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     logs.configure("worker")
+
+
+@worker_ready.connect
+def _check_redis(**_: Any) -> None:
+    """End where Redis may forget what is in its queues; it answers by now."""
+    log = structlog.get_logger()
+    try:
+        check_keeps_keys(connect_once(settings.redis_url, timeout_seconds=5.0))
+    except InvalidRequest as error:
+        log.error("cannot work with this Redis", reason=str(error))
+        raise SystemExit(os.EX_CONFIG) from None
+    except redis.RedisError as error:
+        log.warning("cannot look at the policy of Redis", reason=str(error))

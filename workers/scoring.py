@@ -13,6 +13,8 @@ import grpc
 import redis
 import structlog
 from celery import Task
+from celery.exceptions import Reject
+from pydantic import ValidationError
 
 from salon.blobs import BlobMissing, BlobStore
 from salon.broker import SCORE_TASK, ScoreMessage
@@ -26,6 +28,7 @@ from salon.errors import (
     from_rpc_error,
     is_untried,
 )
+from salon.refusals import patiently
 from salon.replies import Reply, ReplyKind, ReplyStream
 from workers.celery import app, settings
 
@@ -84,7 +87,11 @@ def score(self: Task, message: dict[str, Any]) -> None:
     Safe to run twice for one batch: scoring is idempotent, the reader takes the first final reply,
     and once a batch is answered, or its trainer has given it up, its blob is gone.
     """
-    task = ScoreMessage.model_validate(message)
+    try:
+        task = ScoreMessage.model_validate(message)
+    except ValidationError as error:  # whoever may write to Redis may send anything
+        log.error("no message of a trainer: dropped", reason=" ".join(str(error).split())[:500])
+        return
     blobs = BlobStore(_redis(), settings.blob_seconds)
     replies = ReplyStream(_redis(), task.reply_to, settings.blob_seconds)
     try:
@@ -96,7 +103,7 @@ def score(self: Task, message: dict[str, Any]) -> None:
     except _Waiting as waiting:
         log.warning("service unavailable", batch=task.batch, reason=str(waiting))
         replies.send(Reply(task.batch, ReplyKind.WAITING, str(waiting).encode()))
-        raise self.retry(countdown=waiting.pause(self.request.retries), exc=waiting) from None
+        raise _again(self, waiting) from None
     except SharedFileUnavailable as error:
         log.warning("shared file not seen", batch=task.batch, reason=str(error))
         reply = Reply(task.batch, ReplyKind.RESEND, str(error).encode())
@@ -106,6 +113,21 @@ def score(self: Task, message: dict[str, Any]) -> None:
     replies.send(reply)
     blobs.delete(task.reference)
     _redis().delete(_attempts_key(task))
+
+
+def _again(task: Task, waiting: _Waiting) -> Exception:
+    """What to raise once the batch is in the queue again."""
+    pause = waiting.pause(task.request.retries)
+
+    def send() -> Exception:
+        try:
+            # Without kombu's own way to retry: where Redis is there and refuses, it does not pause.
+            queued: Exception = task.retry(countdown=pause, exc=waiting, throw=False, retry=False)
+        except Reject as rejected:
+            raise rejected.reason from None
+        return queued
+
+    return patiently(send)
 
 
 def _score(task: ScoreMessage, payload: bytes) -> bytes:

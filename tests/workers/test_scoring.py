@@ -20,7 +20,7 @@ from salon.errors import (
 from tests.fixtures.stack import wait_until
 from workers import scoring
 
-REFERENCE = Reference(key="k", size=1, sha256="", expires_at=0)
+REFERENCE = Reference(key=f"salon:blob:{'0' * 32}", size=1, sha256="0" * 64, expires_at=0)
 
 
 class Service(grpc.GenericRpcHandler):
@@ -68,7 +68,7 @@ def service(worker):
 
 @pytest.fixture
 def batch():
-    return ScoreMessage(batch="b", reward="r", reference=REFERENCE, reply_to="x")
+    return ScoreMessage(batch="b" * 32, reward="r", reference=REFERENCE, reply_to="a" * 16)
 
 
 @pytest.mark.parametrize(
