@@ -39,7 +39,7 @@ PASSING = (
 _Result = TypeVar("_Result")
 
 
-class Refused(redis.ConnectionError):
+class Refused(redis.ConnectionError):  # type: ignore[misc]
     """Redis answered that it cannot do this now; it did not do it."""
 
     def __init__(self, word: str, message: str) -> None:
@@ -81,7 +81,7 @@ def typed(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_Typed, kind), {})
 
 
-class Patience(Retry):
+class Patience(Retry):  # type: ignore[misc]
     """Tries again for about a minute what a connection that is lost, or a refusal, prevented."""
 
     def __init__(self, retries: int = RETRIES) -> None:
@@ -105,7 +105,8 @@ class Patience(Retry):
                 log.warning("waiting for Redis: %s", error)
             fail(error, *count)
 
-        return super().call_with_retry(do, failed, is_retryable, with_failure_count)
+        result: _Result = super().call_with_retry(do, failed, is_retryable, with_failure_count)
+        return result
 
 
 def patiently(do: Callable[[], _Result]) -> _Result:

@@ -15,7 +15,7 @@ log = structlog.get_logger()
 _UNREADABLE = (ValueError, TypeError, AttributeError)
 
 
-class QoS(kombu_redis.QoS):
+class QoS(kombu_redis.QoS):  # type: ignore[misc]
     """The record of messages that are being worked on."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -37,7 +37,7 @@ class QoS(kombu_redis.QoS):
             self._remove_from_indices(tag).execute()
 
 
-class Channel(kombu_redis.Channel):
+class Channel(kombu_redis.Channel):  # type: ignore[misc]
     """Reads queues as kombu does."""
 
     QoS = QoS
@@ -56,7 +56,7 @@ class Channel(kombu_redis.Channel):
             raise Empty from None
 
 
-class Transport(kombu_redis.Transport):
+class Transport(kombu_redis.Transport):  # type: ignore[misc]
     """kombu's, with channels of this kind."""
 
     Channel = Channel

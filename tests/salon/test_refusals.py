@@ -114,7 +114,7 @@ def test_what_does_not_pass_is_raised_as_it_is(message):
 def test_the_wait_has_an_end_and_the_error_says_what_it_was(server, refusing, monkeypatch):
     monkeypatch.setattr("salon.connection.Patience", lambda: refusals.Patience(2))
     refusing.begin("OOM")
-    with pytest.raises(Overloaded, match="no room for a blob of 9 bytes.*maxmemory"):
+    with pytest.raises(Overloaded, match=r"no room for a blob of 9 bytes.*maxmemory"):
         BlobStore(connect(server.url), 60).put(b"x" * 9)
     refusing.end()
     refusing.begin("READONLY")

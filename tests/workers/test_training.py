@@ -1,4 +1,4 @@
-"""Launching: what keeps a trainer from starting reaches the job, and its lease is kept meanwhile."""
+"""Launching: what keeps a trainer from starting reaches the job; its lease is kept meanwhile."""
 
 import logging
 import sys
