@@ -124,7 +124,10 @@ class BatchedReward(HostedReward):
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
         return reward_pb2.ScoreResponse(
-            reward=self.reward.name, version=self.reward.version, outcomes=outcomes
+            reward=self.reward.name,
+            version=self.reward.version,
+            outcomes=outcomes,
+            stand_in=self.reward.stand_in,
         )
 
     def is_stuck(self) -> bool:
@@ -203,7 +206,10 @@ class LearnedHostedReward(HostedReward):
             )
             outcomes = scorer.score(received.samples)
             return reward_pb2.ScoreResponse(
-                reward=self.reward.name, version=instance.version, outcomes=outcomes
+                reward=self.reward.name,
+                version=instance.version,
+                outcomes=outcomes,
+                stand_in=self.reward.stand_in,
             )
 
     def is_stuck(self) -> bool:

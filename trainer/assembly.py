@@ -11,6 +11,7 @@ from salon.errors import InvalidRequest
 from salon.jobs import Job
 from salon.lease import Lease
 from salon.settings import Settings
+from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
 from trainer.checkpoints import Checkpoints
 from trainer.ddpo.algorithm import DDPO
@@ -82,6 +83,8 @@ def _train(
     }
 
     versions = RewardVersions()
+    allowed = spec.allow_stand_ins or is_stand_in(spec.model)
+    refused = None if allowed else lambda reward: refusal([reward], spec.model)
 
     def report_wait(text: str) -> None:
         log.warning(text)
@@ -100,6 +103,7 @@ def _train(
                 on_waiting=report_wait,
                 references=references,
                 versions=versions,
+                refused=refused,
             )
         )
 

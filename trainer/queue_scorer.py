@@ -57,6 +57,7 @@ class QueueScorer:
         on_waiting: Callable[[str], None],
         references: Mapping[str, Pixels] | None = None,
         versions: RewardVersions | None = None,
+        refused: Callable[[str], Exception] | None = None,
     ) -> None:
         """Start the collector thread.
 
@@ -72,6 +73,7 @@ class QueueScorer:
             on_waiting: told every few seconds, for people, what a batch is waiting for.
             references: name -> the image that this reward compares every sample with.
             versions: told the version of every answer; None for one of its own.
+            refused: the error of a reward that is a stand-in; None where it may be one.
         """
         self._app = app
         self._settings = settings
@@ -95,6 +97,7 @@ class QueueScorer:
         self._closing = threading.Event()
         self._reported = 0.0
         self._versions = versions or RewardVersions()
+        self._refused = refused
         self._thread = threading.Thread(target=self._collect, name="collect-scores", daemon=True)
         self._thread.start()
 
@@ -112,7 +115,9 @@ class QueueScorer:
         """
         self._interrupt.check()
         future: Future[ScoredBatch] = Future()
-        assembly = BatchAssembly(future, self._rewards, len(images), self._on_reward_error)
+        assembly = BatchAssembly(
+            future, self._rewards, len(images), self._on_reward_error, self._refused
+        )
         for reward in self._rewards:
             offset = 0
             for frame in self._frames(reward, images, prompts, metadata):
