@@ -1,5 +1,6 @@
 """The error taxonomy and its gRPC status codes, in this one place."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -164,9 +165,16 @@ _WAY_OUT = {
 _OS_ERROR = re.compile(r"\(os error (\d+)\)$")  # how libraries in Rust, as safetensors, end theirs
 
 
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path, *, disk_alone: bool = False) -> Iterator[None]:
     """Within, an error of the operating system that names no file, as of a full disk, gets `path`.
+
+    Args:
+        path: what is written.
+        disk_alone: not where the error may be that of a connection.
 
     Raises:
         OSError: that error, naming its file.
@@ -174,7 +182,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        own = error.errno in _OF_DISKS if disk_alone else error.errno is not None
+        if own and error.filename is None:
             error.filename = str(path)
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from salon.errors import naming
 from salon.settings import Settings
 from salon.supervisor import Supervisor
 
@@ -50,8 +51,9 @@ def write_state(settings: Settings, supervisor: Supervisor, note: Mapping[str, A
     failing = [child.program.name for child in supervisor.children if child.fails_to_start]
     state = {**note, **_identify(os.getpid()), "children": children, "failing": failing}
     aside = state_file(settings).with_suffix(".partial")
-    aside.write_text(json.dumps(state))
-    aside.replace(state_file(settings))
+    with naming(aside):
+        aside.write_text(json.dumps(state))
+        aside.replace(state_file(settings))
 
 
 def _identify(pid: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from salon.broker import create_app
 from salon.connection import connect
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, naming
 from salon.jobs import Job
 from salon.lease import Lease
 from salon.settings import Settings
@@ -56,7 +56,8 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
     held: AbstractContextManager[None] = nullcontext()
     if rank == 0:
         held = folder.held(lease.token, wait_seconds=4 * settings.lease_seconds)
-    with held:
+    # Libraries, such as TensorBoard's, do not say what they could not write.
+    with held, naming(folder.path, disk_alone=True):
         # The others wait here until rank 0 holds the folder: nobody else writes it from then on.
         ranks = Ranks.launched(_device(spec.device), settings.rank_wait_seconds)
         _train(job.id, spec, folder, ranks, lease, settings, interrupt)
