@@ -219,11 +219,14 @@ def test_a_queue_of_anything_stops_no_worker_and_no_job(stack):
     stack.app.send_task("os.system", args=["true"], queue="train")
     for raw in (b"no json", b"\xff\xfe", b"[]", b"7", b"{}", b'{"body": 1}'):
         stack.redis.rpush("train", raw)
+        stack.redis.hset("unacked", raw, raw)  # as if a worker that is gone had been at it
+        stack.redis.zadd("unacked_index", {raw: 0})
     stack.start("training")
     job = store.submit("tiny", {"num_processes": 0}).id  # nobody sends its launch
     wait_until(lambda: store.get(job).state is JobState.FAILED, "it was relaunched, time and again")
     assert "num_processes is 0" in store.get(job).reason
     assert stack.redis.llen("train") == 0
+    assert stack.redis.hlen("unacked") == stack.redis.zcard("unacked_index") == 0
     assert not (stack.settings.runs_dir.parent.parent / "victim").exists()
     # With an exception in its loop, Celery ends, and the supervisor would start it again.
     assert stack.log("training").count("celery@") == 0
