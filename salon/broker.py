@@ -97,7 +97,7 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
 
 def served_rewards(app: Celery, timeout_seconds: float = 1.0) -> set[str]:
     """The rewards that some living worker scores, as far as workers answer in time."""
-    answers = app.control.inspect(timeout=timeout_seconds).active_queues() or {}
+    answers = patiently(lambda: app.control.inspect(timeout=timeout_seconds).active_queues() or {})
     names = {queue["name"] for queues in answers.values() for queue in queues}
     prefix = score_queue("")
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}

@@ -1,14 +1,28 @@
 """Where Redis refuses writes for a while, no batch, job or worker ends for that."""
 
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
+import yaml
 
 from salon.jobs import JobState, JobStore
 from tests.faults.harness import Harness, assert_scored, hold_batch, photos
 from tests.fixtures.refusing import KINDS, Refusing
 from tests.fixtures.stack import wait_until
+
+SPEC = {
+    "name": "tiny",
+    "model": "some/hub-id",
+    "prompts": ["a cat", "a dog"],
+    "rewards": [{"name": "jpeg_compressibility"}],
+    "iterations": 3,
+    "algorithm": {"name": "ddpo"},
+    "evaluation": {"prompts": ["a bird"]},
+}
 
 
 @pytest.fixture
@@ -75,6 +89,23 @@ def test_a_job_outlasts_it_in_its_first_attempt(stack, refusing, submit):
     assert (record.state, record.reason, record.attempts) == (JobState.SUCCEEDED, "", 1)
     assert iterations() >= 25
     assert stack.log("training").count(" ready.") == stack.log("scoring").count(" ready.") == 1
+
+
+@pytest.mark.parametrize("kind", ["OOM", "READONLY"])
+def test_submitting_outlasts_it(stack, refusing, kind, tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(SPEC))
+    refusing.begin(kind)
+    command = [Path(sys.executable).parent / "salon", "submit", tmp_path / "job.yaml"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as cli:
+        assert f"waiting for Redis: Redis refuses for now: {kind}" in cli.stderr.readline()
+        refusing.end()
+        out, err = cli.communicate(timeout=60)
+    assert cli.returncode == 0, err
+    [job] = JobStore(stack.redis).waiting()
+    assert f"submitted {job}" in out
+    assert stack.redis.llen("train") == 1
 
 
 def test_workers_end_at_a_redis_that_forgets(stack):
