@@ -5,10 +5,10 @@ import secrets
 import time
 
 import redis
-from pydantic import BaseModel, ConfigDict
-from redis.exceptions import OutOfMemoryError
+from pydantic import BaseModel, ConfigDict, Field
 
 from salon.errors import Overloaded, SalonError
+from salon.refusals import Refused
 
 
 class BlobMissing(SalonError):
@@ -20,9 +20,9 @@ class Reference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str
-    size: int
-    sha256: str
+    key: str = Field(pattern=r"^salon:blob:[0-9a-f]{32}$")
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     expires_at: float  # seconds since the epoch
 
 
@@ -37,12 +37,15 @@ class BlobStore:
         """Store `data` and return its reference.
 
         Raises:
-            Overloaded: Redis is full (its policy is noeviction: it refuses rather than forgets).
+            Overloaded: Redis is full (its policy is noeviction: it refuses rather than forgets),
+                and stays so for as long as the client waits.
         """
         key = f"salon:blob:{secrets.token_hex(16)}"
         try:
             self._client.set(key, data, ex=self._expiry_seconds)
-        except OutOfMemoryError as error:
+        except Refused as error:
+            if not error.is_full:
+                raise
             raise Overloaded(
                 f"Redis has no room for a blob of {len(data)} bytes ({error}): "
                 "raise its maxmemory or score smaller batches"

@@ -8,10 +8,12 @@ from typing import Any
 from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu import Queue
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from salon import transport
 from salon.blobs import Reference
 from salon.redis_url import broker_url
+from salon.refusals import patiently
 from salon.settings import Settings
 
 SCORE_TASK = "salon.score"
@@ -29,11 +31,12 @@ class ScoreMessage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: str
-    reward: str
+    # What keys in Redis are made of, and those keys alone.
+    batch: str = Field(pattern=r"^[0-9a-f]{32}$")
+    reward: str = Field(max_length=256)
     reference: Reference
-    reply_to: str
-    job: str = ""  # for logs
+    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
+    job: str = Field("", max_length=256)  # for logs
 
 
 class _Loader(AppLoader):  # type: ignore[misc]  # celery has no types
@@ -52,6 +55,7 @@ def create_app(settings: Settings) -> Celery:
     """
     for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
         os.environ.pop(name, None)  # another project's: Celery would prefer it to ours
+    transport.use()
     app = Celery(
         "salon",
         broker=broker_url(settings.redis_url),
@@ -97,30 +101,48 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
     Args:
         app: the Celery app to send with.
         message: the batch.
-        retry: wait out a restart of Redis, for about a minute.
+        retry: wait out a restart or a refusal of Redis, for about a minute.
 
     Raises:
-        kombu.exceptions.OperationalError: Redis is away.
+        kombu.exceptions.OperationalError: Redis is away, or refuses.
     """
-    app.send_task(
+    _send(
+        app,
         SCORE_TASK,
-        kwargs={"message": message.model_dump(mode="json")},
-        queue=score_queue(message.reward),
+        {"message": message.model_dump(mode="json")},
+        score_queue(message.reward),
         # What Celery's main process says of a task it says of this id.
         task_id=f"{message.job}.{message.batch}",
-        ignore_result=True,
         retry=retry,
     )
 
 
 def served_rewards(app: Celery, timeout_seconds: float = 1.0) -> set[str]:
     """The rewards that some living worker scores, as far as workers answer in time."""
-    answers = app.control.inspect(timeout=timeout_seconds).active_queues() or {}
+    answers = patiently(lambda: app.control.inspect(timeout=timeout_seconds).active_queues() or {})
     names = {queue["name"] for queues in answers.values() for queue in queues}
     prefix = score_queue("")
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
 def send_launch(app: Celery, job: str) -> None:
-    """Queue a job for a training worker with a free slot."""
-    app.send_task(LAUNCH_TASK, kwargs={"job": job}, queue=TRAIN_QUEUE, ignore_result=True)
+    """Queue a job for a training worker with a free slot; waits as `send_score` does."""
+    _send(app, LAUNCH_TASK, {"job": job}, TRAIN_QUEUE)
+
+
+def _send(
+    app: Celery,
+    task: str,
+    kwargs: dict[str, Any],
+    queue: str,
+    *,
+    task_id: str | None = None,
+    retry: bool = True,
+) -> None:
+    def send() -> None:
+        # Without kombu's own way to retry: where Redis is there and refuses, it does not pause.
+        app.send_task(
+            task, kwargs=kwargs, queue=queue, task_id=task_id, ignore_result=True, retry=False
+        )
+
+    patiently(send) if retry else send()

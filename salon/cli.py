@@ -24,8 +24,9 @@ from salon.jobs import Job, JobState, JobStore
 from salon.local_services import DEFAULT_REWARDS
 from salon.own_modules import come_last, python
 from salon.redis_url import shown
-from salon.score_command import score
+from salon.score_command import score, targets
 from salon.settings import Settings, load_settings
+from salon.stand_ins import check_rewards
 from salon.tokens import add_token
 from salon.watch import jobs_table, watch
 
@@ -205,6 +206,9 @@ def _check(settings: Settings, path: Path, overrides: list[str]) -> tuple[str, d
 
 def _submit(settings: Settings, path: Path, overrides: list[str]) -> str:
     name, resolved = _check(settings, path, overrides)
+    if not resolved["allow_stand_ins"]:
+        rewards = _rewards_of(resolved)
+        check_rewards(resolved["model"], rewards, targets(settings), settings.security)
     store, celery = _store(settings), create_app(settings)
     served = served_rewards(celery)
     for reward in sorted(set(_rewards_of(resolved)) - served):

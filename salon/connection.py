@@ -1,14 +1,19 @@
 """Connections to Redis: a patient one that waits out a restart, and one that answers at once."""
 
+import logging
+
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 from redis.retry import Retry
 
-from salon.errors import StackUnavailable
+from salon.errors import InvalidRequest, StackUnavailable
 from salon.redis_url import missing_files, own_port, password, shown
+from salon.refusals import Patience, typed
 
-RETRIES = 60  # with at most 1 s between two, a minute: a restart of Redis with its log to replay
+# Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
+log = logging.getLogger(__name__)
+
 SOCKET_SECONDS = 10.0  # longer than any blocking read made here
 
 
@@ -17,32 +22,34 @@ class RedisRefused(StackUnavailable):
 
 
 def connect(url: str) -> redis.Redis:
-    """A client that waits out a restart of Redis for about a minute before it raises.
+    """A client that waits out a restart or a refusal of Redis for about a minute, then raises.
 
     A command whose answer was lost is sent again. Salon's commands bear that: at worst an event of
     a job appears twice, or an attempt is counted twice.
     """
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         url,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
+        retry=Patience(),
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=5.0,
         health_check_interval=15,
     )
+    return _with_refusals(client)
 
 
 def connect_once(url: str, timeout_seconds: float) -> redis.Redis:
-    """A client that raises as soon as Redis is away, or silent for `timeout_seconds`."""
-    return redis.Redis.from_url(
+    """A client that raises as soon as Redis is away, refuses, or says nothing for so long."""
+    client = redis.Redis.from_url(
         url,
         retry=Retry(ExponentialBackoff(), 0),
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
     )
+    return _with_refusals(client)
 
 
 def connect_now(url: str) -> redis.Redis:
-    """A client for the command line.
+    """A patient client for the command line, of a Redis that answers now.
 
     Raises:
         StackUnavailable: nothing answers at `url`, or it is no URL of a Redis.
@@ -70,6 +77,34 @@ def connect_now(url: str) -> redis.Redis:
             f"no Salon stack answers at {shown(url)} ({error}): {start}, "
             "or set SALON_REDIS_URL to one that runs"
         ) from None
+    return connect(url)
+
+
+def check_keeps_keys(client: redis.Redis) -> None:
+    """Refuse a Redis that makes room by forgetting: jobs, queues and leases would be gone.
+
+    One without a limit (maxmemory 0) never does, whatever its policy.
+
+    Raises:
+        InvalidRequest: it would, and how to mend that.
+    """
+    try:
+        memory = client.info("memory")
+    except redis.ResponseError as error:  # a user who may not ask
+        log.warning("cannot see whether Redis evicts keys: %s", error)
+        return
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if memory.get("maxmemory") and policy != "noeviction":
+        raise InvalidRequest(
+            f"this Redis forgets keys when its {memory['maxmemory']} bytes are full "
+            f"(maxmemory-policy {policy}), and with them jobs and their queues: set "
+            "maxmemory-policy noeviction there, or use a Redis that is no cache"
+        )
+
+
+def _with_refusals(client: redis.Redis) -> redis.Redis:
+    pool = client.connection_pool
+    pool.connection_class = typed(pool.connection_class)
     return client
 
 

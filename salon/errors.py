@@ -1,6 +1,11 @@
 """The error taxonomy and its gRPC status codes, in this one place."""
 
-from collections.abc import Sequence
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
@@ -159,6 +164,35 @@ _WAY_OUT = {
 
 
 _MAYBE_ITS_PROXY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)$")  # how libraries in Rust, as safetensors, end theirs
+
+
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+
+@contextmanager
+def naming(path: Path, *, disk_alone: bool = False) -> Iterator[None]:
+    """Within, an error of the operating system that names no file, as of a full disk, gets `path`.
+
+    Args:
+        path: what is written.
+        disk_alone: not where the error may be that of a connection.
+
+    Raises:
+        OSError: that error, naming its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        own = error.errno in _OF_DISKS if disk_alone else error.errno is not None
+        if own and error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if (found := _OS_ERROR.search(str(error))) is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def to_status(error: SalonError) -> grpc.Status:

@@ -4,19 +4,26 @@ What people and workers ask; what the one process that runs a job may write is i
 """
 
 import json
+import logging
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import redis
 
-from salon.errors import SalonError
+from salon.connection import check_keeps_keys
+from salon.errors import InvalidRequest, SalonError
+
+# Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
+log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100_000
 MAX_LOG_LINES = 20_000
+_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}-[0-9a-f]{6}")
 
 
 class JobState(StrEnum):
@@ -36,6 +43,10 @@ class JobState(StrEnum):
 
 class JobNotFound(SalonError):
     """No job has this id."""
+
+
+class JobUnreadable(SalonError):
+    """Redis holds something under this id that is no record of a job."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +81,38 @@ ACTIVE_KEY: Final = "salon:jobs:active"  # a set: queued or running
 INDEX_KEY: Final = "salon:jobs"  # a sorted set: every job by submission time
 
 
+def check_id(job: object) -> str:
+    """`job`, if it can be the id of one: whoever writes to Redis, or calls a command, chose it.
+
+    An id is also the name of a run folder.
+
+    Raises:
+        JobNotFound: it cannot be.
+    """
+    if not isinstance(job, str) or not _ID.fullmatch(job):
+        raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
+    return job
+
+
+# Every access to a job goes by these keys, and so every id that is used has been checked.
 def job_key(job: str) -> str:
-    """The hash that holds the record."""
-    return f"salon:job:{job}"
+    """The hash that holds the record; raises JobNotFound for what can be no id, as all keys do."""
+    return f"salon:job:{check_id(job)}"
 
 
 def lease_key(job: str) -> str:
     """Holds the fencing token of the running trainer, and expires without its heartbeat."""
-    return f"salon:job:{job}:lease"
+    return f"{job_key(job)}:lease"
 
 
 def events_key(job: str) -> str:
     """The stream of the job's history."""
-    return f"salon:job:{job}:events"
+    return f"{job_key(job)}:events"
 
 
 def logs_key(job: str) -> str:
     """The stream of the job's log lines."""
-    return f"salon:job:{job}:logs"
+    return f"{job_key(job)}:logs"
 
 
 # KEYS: record, lease, events, active set. ARGV: job, now.
@@ -115,13 +140,23 @@ class JobStore:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._cancel = client.register_script(_CANCEL)
+        self._warned: set[bytes] = set()
 
     def submit(self, name: str, spec: Mapping[str, Any]) -> Job:
         """Record a new queued job; the caller then queues its launch.
 
         `spec` is the resolved spec as JSON values.
+
+        Raises:
+            InvalidRequest: no job can have that name, or this Redis would forget it.
         """
         job = f"{name}-{secrets.token_hex(3)}"
+        if not _ID.fullmatch(job):
+            raise InvalidRequest(
+                f"a job cannot be called {_shown(name)}: its name is 1 to 63 lower case letters, "
+                "digits, dots and dashes, and begins with none of the last two"
+            )
+        check_keeps_keys(self._client)
         now = time.time()
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hset(
@@ -144,30 +179,23 @@ class JobStore:
 
         Raises:
             JobNotFound: with the way to list those that exist.
+            JobUnreadable: what Redis holds is no such record.
         """
-        raw = self._client.hgetall(job_key(job))
-        if not raw:
-            raise JobNotFound(f"no job is called {job!r}: `salon jobs` lists them")
-        record = {key.decode(): value.decode() for key, value in raw.items()}
-        return Job(
-            id=job,
-            name=record["name"],
-            spec=json.loads(record["spec"]),
-            state=JobState(record["state"]),
-            reason=record.get("reason", ""),
-            token=int(record.get("token", 0)),
-            attempts=int(record.get("attempts", 0)),
-            owner=record.get("owner", ""),
-            folder=record.get("folder", ""),
-            cancel_requested=record.get("cancel") == "1",
-            submitted=float(record["submitted"]),
-            started=float(record.get("started", 0)),
-            finished=float(record.get("finished", 0)),
-        )
+        try:
+            raw = self._client.hgetall(job_key(job))
+            if not raw:
+                raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
+            return _read(job, {key.decode(): value.decode() for key, value in raw.items()})
+        except (redis.ResponseError, KeyError, ValueError, TypeError, OverflowError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise JobUnreadable(
+                f"the record of job {job} in Redis cannot be read ({reason}): delete the key "
+                f"{job_key(job)}, or repair it"
+            ) from error
 
     def newest(self, limit: int = 50) -> list[Job]:
-        """The newest `limit` jobs, newest first."""
-        return [self.get(raw.decode()) for raw in self._client.zrevrange(INDEX_KEY, 0, limit - 1)]
+        """The newest `limit` jobs, newest first; what is listed but cannot be read is warned of."""
+        return list(self._readable(self._client.zrevrange(INDEX_KEY, 0, limit - 1)))
 
     def cancel(self, job: str) -> str:
         """Cancel at once when nothing runs it, else ask its trainer to stop at the next step.
@@ -183,7 +211,7 @@ class JobStore:
             args=[job, repr(time.time())],
         )
         if answer == b"missing":
-            raise JobNotFound(f"no job is called {job!r}: `salon jobs` lists them")
+            raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
         return bytes(answer).decode()
 
     def events(self, job: str, after: str = "0-0", block_seconds: float = 0.0) -> list[Event]:
@@ -191,7 +219,7 @@ class JobStore:
         block = int(block_seconds * 1000) or None
         answer = self._client.xread({events_key(job): after}, block=block)
         return [
-            Event(identifier.decode(), fields[b"kind"].decode(), json.loads(fields[b"data"]))
+            _event(identifier.decode(), fields)
             for _, entries in answer or []
             for identifier, fields in entries
         ]
@@ -223,7 +251,7 @@ class JobStore:
         """
         self.get(job)
         entries = self._client.xrange(logs_key(job))
-        return [fields[b"line"].decode() for _, fields in entries]
+        return [fields.get(b"line", b"").decode(errors="replace") for _, fields in entries]
 
     def abandoned(self) -> list[str]:
         """Running jobs whose lease has expired: their trainer, or its whole host, is gone."""
@@ -238,7 +266,60 @@ class JobStore:
         return [job.id for job in self._active() if job.state is JobState.QUEUED]
 
     def _active(self) -> list[Job]:
-        return [self.get(raw.decode()) for raw in self._client.smembers(ACTIVE_KEY)]
+        return list(self._readable(self._client.smembers(ACTIVE_KEY)))
+
+    def _readable(self, listed: Iterable[bytes]) -> Iterator[Job]:
+        """The jobs of these ids; one that cannot be read is named, once, and hides no other."""
+        for raw in listed:
+            try:
+                yield self.get(raw.decode(errors="replace"))
+            except (JobNotFound, JobUnreadable) as error:
+                if raw not in self._warned:
+                    self._warned.add(raw)
+                    log.warning("left out: %s", error)
+
+
+def _read(job: str, record: Mapping[str, str]) -> Job:
+    spec = json.loads(record["spec"])
+    if not isinstance(spec, dict):
+        raise TypeError(f"its spec is a {type(spec).__name__}")
+    return Job(
+        id=job,
+        name=record["name"],
+        spec=spec,
+        state=JobState(record["state"]),
+        reason=record.get("reason", ""),
+        token=int(record.get("token", 0)),
+        attempts=int(record.get("attempts", 0)),
+        owner=record.get("owner", ""),
+        folder=record.get("folder", ""),
+        cancel_requested=record.get("cancel") == "1",
+        submitted=_time(record["submitted"]),
+        started=_time(record.get("started", "0")),
+        finished=_time(record.get("finished", "0")),
+    )
+
+
+def _time(text: str) -> float:
+    seconds = float(text)
+    time.localtime(seconds)  # raises for what is no time: nan, infinities, the year 10^9
+    return seconds
+
+
+def _event(identifier: str, fields: Mapping[bytes, bytes]) -> Event:
+    try:
+        kind, data = fields[b"kind"].decode(), json.loads(fields[b"data"])
+        if not isinstance(data, dict):
+            raise TypeError(f"its data is a {type(data).__name__}")
+    # Said in its place, so that who follows the job goes on behind it.
+    except (KeyError, ValueError, TypeError) as error:
+        text = f"entry {identifier} of the job's history cannot be read: {error!r}"
+        return Event(identifier, "warning", {"text": text})
+    return Event(identifier, kind, data)
+
+
+def _shown(job: object) -> str:
+    return f"{job!r:.100}"
 
 
 def _fields(kind: str, data: Mapping[str, Any]) -> dict[str, str]:

@@ -61,14 +61,34 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1]
   or redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 'lost' end
 """
 
+# Where the lease is still there it is prolonged: a Redis that is full does that, and sets nothing.
+_PROLONG = """
+if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+end
+"""
+
 # KEYS: record, lease. ARGV: token, lease ms.
 _RENEW = (
     _FENCE
+    + _PROLONG
     + """
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if redis.call('HGET', KEYS[1], 'beat') ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'beat', ARGV[1])
+end
 if redis.call('HGET', KEYS[1], 'cancel') == '1' then return 'cancel' end
 return 'held'
 """
+)
+
+# KEYS: record, lease. ARGV: token, lease ms.
+_HOLD = (
+    _FENCE
+    + """
+if redis.call('HGET', KEYS[1], 'beat') == ARGV[1] then return 'beats' end
+"""
+    + _PROLONG
+    + "return 'held'"
 )
 
 # KEYS: record, lease. ARGV: token.
@@ -137,6 +157,14 @@ class Lease:
     def renew(self) -> bool:
         """Heartbeat. Returns whether the user asked to cancel the job."""
         return self._call(_RENEW, [lease_key(self.job)], [int(self.seconds * 1000)]) == "cancel"
+
+    def hold(self) -> bool:
+        """Renew it for a trainer that is being started; once that has renewed it, no more.
+
+        Returns:
+            Whether the trainer has, and is on its own from now on.
+        """
+        return self._call(_HOLD, [lease_key(self.job)], [int(self.seconds * 1000)]) == "beats"
 
     def check(self) -> None:
         """Look whether it is renewed, as the processes do that work beside the one that renews."""

@@ -19,6 +19,8 @@ class Outcome:
     details: Mapping[str, Any]
     reward: str
     version: str
+    stand_in: bool = False
+    """Whether a small model answered that stands in for the real one."""
 
 
 def outcomes(response: reward_pb2.ScoreResponse) -> list[Outcome]:
@@ -49,4 +51,5 @@ def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) ->
             f"reward {response.reward} sent neither a score nor an error; "
             "it may speak a newer contract: update salon",
         )
-    return Outcome(score, error, to_dict(message.details), response.reward, response.version)
+    details = to_dict(message.details)
+    return Outcome(score, error, details, response.reward, response.version, response.stand_in)

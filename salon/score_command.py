@@ -52,12 +52,12 @@ def score(
         _parse(metadata) if metadata else None,
         _read(reference) if reference else None,
     )
-    targets = _targets(settings)
+    known = targets(settings)
     if reward == ALL:
-        everywhere = {target: []} if target else _by_target(targets)
+        everywhere = {target: []} if target else _by_target(known)
         _print_all(settings, everywhere, batch)
         return
-    target = target or targets.get(reward, settings.reward_target)
+    target = target or known.get(reward, settings.reward_target)
     with RewardClient(
         target, max_message_bytes=settings.max_message_bytes, security=settings.security
     ) as client:
@@ -90,7 +90,7 @@ def _parse(text: str) -> dict[str, Any]:
     return parsed
 
 
-def _targets(settings: Settings) -> dict[str, str]:
+def targets(settings: Settings) -> dict[str, str]:
     """host:port by reward: those of the running stack, or those that the settings name."""
     state = stack.running(settings)
     if state is not None:

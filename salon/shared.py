@@ -73,10 +73,12 @@ class SharedDirectory:
         """Make the directory if it is missing, and delete what dead writers left in it.
 
         Args:
-            root: the directory, alone under the control of the user this process runs as.
+            root: the directory, alone under the control of the user this process runs as; or one
+                like /dev/shm, in which everybody writes and nobody touches the files of others.
 
         Raises:
-            InvalidRequest: it is no directory, or cannot be made or listed.
+            InvalidRequest: it is no directory, cannot be made or listed, or others may put files of
+                theirs in the place of ours.
         """
         self._root = root
         self._lock = threading.Lock()
@@ -84,10 +86,11 @@ class SharedDirectory:
         self._tidied = time.monotonic()
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_private(root)
             tidy(root)
         except OSError as error:
             raise InvalidRequest(
-                f"cannot use {root} as shared directory: {error.strerror}; choose another "
+                f"cannot use {root} as shared directory: {error.strerror or error}; choose another "
                 "SALON_SHARED_DIR or --shared-dir"
             ) from None
 
@@ -205,6 +208,29 @@ class SharedDirectory:
                 self._tidied = time.monotonic()
                 tidy(self._root)
             return self._owner
+
+
+def _check_private(root: Path) -> None:
+    """Refuse a directory, or what a link leads to, in which others may delete or rename files."""
+    found = root.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    way_out = (
+        "name one of this user's own, such as a folder in it, which is made with mode 700, in "
+        "SALON_SHARED_DIR or --shared-dir"
+    )
+    if found.st_uid not in (os.geteuid(), 0):
+        raise InvalidRequest(
+            f"shared directory {root} belongs to user {found.st_uid}, and this process runs as "
+            f"{os.geteuid()}: {way_out}"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    # In a sticky one, such as /dev/shm, only its owner moves a file, and names tell whose it is.
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+        raise InvalidRequest(
+            f"others may write into the shared directory {root} (mode {mode:o}): chmod 700 {root}, "
+            f"or {way_out}"
+        )
 
 
 def _write(path: Path, buffers: Sequence[Buffer]) -> None:

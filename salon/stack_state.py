@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from salon.errors import naming
 from salon.private import write_private
 from salon.settings import Settings
 from salon.supervisor import Supervisor
@@ -50,7 +51,8 @@ def write_state(settings: Settings, supervisor: Supervisor, note: Mapping[str, A
     ]
     failing = [child.program.name for child in supervisor.children if child.fails_to_start]
     state = {**note, **_identify(os.getpid()), "children": children, "failing": failing}
-    write_private(state_file(settings), json.dumps(state))
+    with naming(state_file(settings)):
+        write_private(state_file(settings), json.dumps(state))
 
 
 def _identify(pid: int) -> dict[str, Any]:

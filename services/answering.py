@@ -87,7 +87,7 @@ class Answering:
     def _counted(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
         started = time.monotonic()
         identity = secrets.token_hex(4)
-        call = Call(lambda: given_up(context), logger.bind(method=method, call=identity))
+        call = Call(lambda: given_up(context), logger.bind(method=method, call=identity), identity)
         code = grpc.StatusCode.OK
         try:
             with self._admission.admitted(context):

@@ -16,7 +16,7 @@ import structlog
 from salon.errors import Interrupted, Overloaded, RewardFailed, ServiceUnavailable
 from salon.reward.v1 import reward_pb2
 from services.call import Call, GivenUp, abandoned
-from services.isolation import IsolatingScorer
+from services.isolation import IsolatingScorer, cost_of
 from services.limits import BatchLimits
 from services.memory_limit import MemoryLimit
 from services.metrics import Metrics
@@ -51,7 +51,7 @@ class Batcher:
         self._queued_cost = 0.0
         self._scoring: list[Batch] = []  # the oldest first, at most one for each thread
         self._pending = 0
-        self._closed = False
+        self._closed, self._why = False, ""
         self._scored = False  # a first batch, which is the warm-up
         self.broken = False
         """Whether the reward, which could score once, fails even on its own example now."""
@@ -92,10 +92,11 @@ class Batcher:
             ServiceUnavailable: `close` came first, or the reward broke; Interrupted if some of them
                 had had their turn.
         """
-        submission = Submission(samples, [self._reward.cost(sample) for sample in samples], call)
+        costs = [cost_of(self._reward, sample) for sample in samples]
+        submission = Submission(samples, costs, call)
         with self._changed:
             if self._closed:
-                raise _cut_off(begun=False)
+                raise _cut_off(self._why, begun=False)
             self._queue.append(submission)
             self._queued_cost += sum(submission.costs)
             batch = self._next_batch_of_caller()
@@ -114,13 +115,13 @@ class Batcher:
         with self._changed:
             return bool(self._scoring) and self._scoring[0].seconds() > STUCK_SECONDS
 
-    def close(self) -> None:
+    def close(self, why: str = "the service stops") -> None:
         """Turn away whoever still waits; a batch being scored is scored for nobody."""
         with self._changed:
-            self._closed = True
+            self._closed, self._why = True, why
             parts = (part for batch in self._scoring for part in batch.parts)
             for submission in {*self._queue, *(part.submission for part in parts)}:
-                submission.fail(_cut_off(begun=submission.taken > 0))
+                submission.fail(_cut_off(why, begun=submission.taken > 0))
             self._queue.clear()
             self._changed.notify_all()
 
@@ -164,7 +165,10 @@ class Batcher:
             # Its callers are told to try again, elsewhere, rather than that their samples are bad.
             logger.error("reward fails on its own example", reward=self._reward.name)
             self.broken = True
-            self.close()
+            self.close(
+                f"reward {self._reward.name} fails even on its own example ({scorer.failure}), "
+                "whose traceback is in the service's log"
+            )
         self._deliver(batch, outcomes, fitting)
 
     def _deliver(
@@ -278,7 +282,7 @@ class Batcher:
         submission.fail(abandoned())
 
 
-def _cut_off(begun: bool) -> ServiceUnavailable:
+def _cut_off(why: str, *, begun: bool) -> ServiceUnavailable:
     if begun:
-        return Interrupted("the service stops and could not finish; another replica may answer")
-    return ServiceUnavailable("the service stops and did not begin; another replica may answer")
+        return Interrupted(f"{why}, and the call was not finished; another replica may answer")
+    return ServiceUnavailable(f"{why}, and the call was not begun; another replica may answer")

@@ -20,13 +20,16 @@ class Call:
         self,
         given_up: Callable[[], GivenUp | None],
         log: structlog.typing.FilteringBoundLogger,
+        identity: str = "",
     ) -> None:
         """Take all as they are.
 
         Args:
             given_up: why nobody waits any more; None while somebody does.
             log: bound to what identifies the call.
+            identity: names it in the log.
         """
+        self.identity = identity
         self.given_up = given_up
         self.log = log
         self.reward = ""

@@ -14,6 +14,7 @@ from services.batching import Batcher
 from services.cache import ScoreCache
 from services.call import Call
 from services.instance_scoring import InstanceScorer
+from services.isolation import told
 from services.learned_reward import LearnedReward
 from services.limits import BatchLimits, Limits
 from services.metrics import Metrics
@@ -96,7 +97,15 @@ class BatchedReward(HostedReward):
 
     def warm_up(self) -> None:
         """As `HostedReward.warm_up`."""
-        [outcome] = self._batcher.score([self.reward.example()], Call(lambda: None, logger))
+        try:
+            example = self.reward.example()
+        # A reward is other people's code.
+        except Exception as error:
+            logger.exception("example failed", reward=self.reward.name)
+            raise RewardFailed(
+                f"reward {self.reward.name} has no example to score: {told(error)}"
+            ) from error
+        [outcome] = self._batcher.score([example], Call(lambda: None, logger))
         if outcome.HasField("error"):
             raise RewardFailed(
                 f"reward {self.reward.name} cannot score its own example: {outcome.error.message}"
@@ -115,7 +124,10 @@ class BatchedReward(HostedReward):
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
         return reward_pb2.ScoreResponse(
-            reward=self.reward.name, version=self.reward.version, outcomes=outcomes
+            reward=self.reward.name,
+            version=self.reward.version,
+            outcomes=outcomes,
+            stand_in=self.reward.stand_in,
         )
 
     def is_stuck(self) -> bool:
@@ -194,7 +206,10 @@ class LearnedHostedReward(HostedReward):
             )
             outcomes = scorer.score(received.samples)
             return reward_pb2.ScoreResponse(
-                reward=self.reward.name, version=instance.version, outcomes=outcomes
+                reward=self.reward.name,
+                version=instance.version,
+                outcomes=outcomes,
+                stand_in=self.reward.stand_in,
             )
 
     def is_stuck(self) -> bool:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from salon.errors import InvalidRequest, RewardFailed, SalonError
 from salon.own_modules import namesake
+from salon.stand_ins import is_stand_in
 from services import rewards
 from services.reward import Reward, RewardConfig
 
@@ -44,6 +45,9 @@ class Choice:
             raise RewardFailed(f"{name} failed to load: {what}") from error
         if not hasattr(made, "version"):
             raise InvalidRequest(f"{name} must set version")
+        options = self.config.model_dump().values() if self.config else ()
+        if any(isinstance(option, str) and is_stand_in(option) for option in options):
+            made.stand_in = True
         return made
 
 

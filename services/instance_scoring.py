@@ -11,7 +11,7 @@ from salon.errors import Interrupted, RewardFailed
 from salon.reward.v1 import reward_pb2
 from services.batching import STUCK_SECONDS
 from services.call import Call
-from services.isolation import IsolatingScorer
+from services.isolation import IsolatingScorer, cost_of
 from services.learned_reward import Instance, LearnedReward
 from services.metrics import Metrics
 from services.reward import Sample
@@ -62,8 +62,8 @@ class InstanceScorer:
             if self.broken:
                 # The caller is told to try again, elsewhere, rather than that its samples are bad.
                 raise Interrupted(
-                    f"reward {self._reward.name} cannot score any more and the service ends; "
-                    "import the instance's last export once it is back"
+                    f"reward {self._reward.name} cannot score any more ({scorer.failure}) and the "
+                    "service ends; import the instance's last export once it is back"
                 )
         return outcomes
 
@@ -97,7 +97,7 @@ class InstanceScorer:
         """`samples` in parts of at most the largest batch."""
         start, cost = 0, 0.0
         for index, sample in enumerate(samples):
-            extra = self._reward.cost(sample)
+            extra = cost_of(self._reward, sample)
             if index > start and cost + extra > self._max_batch:
                 yield samples[start:index]
                 start, cost = index, 0.0

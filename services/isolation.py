@@ -8,20 +8,25 @@ samples -> reward.score -> one outcome a sample
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import structlog
 
-from salon.errors import RewardFailed, SampleError
+from salon.errors import RewardFailed, SalonError, SampleError
 from salon.reward.v1 import reward_pb2
 from salon.structs import to_struct
 from services.call import Call
 from services.metrics import Metrics
-from services.reward import Sample, Score
+from services.reward import Reward, Sample, Score
 
 logger = structlog.get_logger()
 
 Result = float | Score | SampleError
+
+_WANTED = (
+    "it must return a list with one float, Score or SampleError for each sample, in their order"
+)
 
 
 class IsolatingScorer:
@@ -40,6 +45,8 @@ class IsolatingScorer:
         too large for the memory tells nothing of others."""
         self.all_raised = False
         """Whether each sample of the last batch made the reward raise, alone."""
+        self.failure = ""
+        """What the last sample that did so ended in, as callers are told."""
 
     def score(self, samples: Sequence[Sample], calls: Sequence[Call]) -> list[reward_pb2.Outcome]:
         """One outcome for each sample, in order; `calls` holds the call of each."""
@@ -83,18 +90,34 @@ class IsolatingScorer:
             results = self._score(samples)
         finally:
             self._metrics.executed(self._name, len(samples), time.monotonic() - started)
-        if len(results) != len(samples):
-            raise RewardFailed(
-                f"{self._name}.score returned {len(results)} results for {len(samples)} samples"
-            )
+        self._check(results, len(samples))
         return [self._outcome(result) for result in results]
+
+    def _check(self, results: object, samples: int) -> None:
+        """Raises RewardFailed for what is no series of results: a mapping's are its keys."""
+        # Arrays, tensors and Series have a number of dimensions, the last of them keys, too.
+        keyed = hasattr(results, "keys") and not hasattr(results, "ndim")
+        unordered = isinstance(results, Mapping | AbstractSet | str | bytes | bytearray)
+        try:
+            count = -1 if keyed or unordered else len(results)  # type: ignore[arg-type]
+        except TypeError:  # None, a number, a generator, an array without dimensions
+            count = -1
+        if count < 0:
+            raise RewardFailed(f"{self._name}.score returned {_called(results)}; {_WANTED}")
+        if count != samples:
+            raise RewardFailed(
+                f"{self._name}.score returned {count} results for {samples} samples; {_WANTED}"
+            )
 
     def _outcome(self, result: Result) -> reward_pb2.Outcome:
         if isinstance(result, SampleError):
             return failed(result)
-        score = result if isinstance(result, Score) else Score(float(result))
-        details = to_struct(score.details) if score.details else None
-        value = float(score.value)
+        score = result if isinstance(result, Score) else Score(result)
+        value = self._number(score.value)
+        try:
+            details = to_struct(score.details) if score.details else None
+        except (TypeError, ValueError) as wrong:
+            raise RewardFailed(f"the details of {self._name} cannot be sent: {wrong}") from wrong
         if math.isfinite(value):
             return reward_pb2.Outcome(score=value, details=details)
         error = reward_pb2.SampleError(
@@ -103,24 +126,69 @@ class IsolatingScorer:
         )
         return reward_pb2.Outcome(error=error, details=details)
 
+    def _number(self, value: object) -> float:
+        # Of an array's complex number float() takes the real part, and of a text what it spells.
+        kind = getattr(value, "dtype", None)
+        complex_valued = getattr(kind, "kind", "") == "c" or getattr(kind, "is_complex", False)
+        if not complex_valued and not isinstance(value, str | bytes | bytearray):
+            try:
+                return float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                pass
+        raise RewardFailed(f"{self._name}.score gave {_called(value)} for a score; {_WANTED}")
+
     def _failure(self, error: Exception, call: Call) -> reward_pb2.Outcome:
         if isinstance(error, SampleError):
             return failed(error)
         self._raised += 1
+        self.failure = told(error)
         self._too_large_alone |= _is_out_of_memory(error)
         call.log_failure(self._name, error)
         return failed(
             SampleError(
                 reward_pb2.ERROR_CODE_REWARD_FAILED,
-                f"reward {self._name} failed on this sample ({type(error).__name__}); "
-                "the service's log has the traceback",
+                f"reward {self._name} failed on this sample ({told(error)}); the service's log "
+                f"has the traceback{f' of call {call.identity}' if call.identity else ''}",
             )
         )
+
+
+def told(error: Exception) -> str:
+    """What callers are told of it: its class, and its text where that was written for them.
+
+    The text of other people's exceptions may hold anything, paths and secrets, too.
+    """
+    return str(error) if isinstance(error, SalonError) else type(error).__name__
+
+
+def cost_of(reward: Reward, sample: Sample) -> float:
+    """What `reward` says that `sample` counts toward its largest batch.
+
+    Raises:
+        RewardFailed: it raised, or says no finite number of at least 0, by which no batch can be
+            formed.
+    """
+    try:
+        cost = float(reward.cost(sample))
+    # A reward is other people's code.
+    except Exception as error:
+        logger.exception("cost failed", reward=reward.name)
+        raise RewardFailed(
+            f"{reward.name}.cost failed ({told(error)}); the service's log has the traceback"
+        ) from error
+    if not math.isfinite(cost) or cost < 0:
+        raise RewardFailed(f"{reward.name}.cost gave {cost}; it must give a number of at least 0")
+    return cost
 
 
 def failed(error: SampleError) -> reward_pb2.Outcome:
     """The outcome of a sample that ended in `error`."""
     return reward_pb2.Outcome(error=reward_pb2.SampleError(code=error.code, message=str(error)))
+
+
+def _called(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}{f' of shape {list(shape)}' if shape is not None else ''}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -79,6 +79,9 @@ class Reward(ABC):
     """The least score possible, if there is one."""
     upper_bound: ClassVar[float | None] = None
     """The greatest score possible, if there is one."""
+    stand_in: bool = False
+    """Whether it runs on a small model that stands in for the real one. Salon sets it where an
+    option names a model whose card says so."""
     max_batch: ClassVar[float] = 32
     """Most samples, or most of what `cost` counts, in one call of `score`, if nobody says
     --max-batch; a single sample may exceed it."""

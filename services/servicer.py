@@ -105,5 +105,6 @@ class RewardServicer:
             lower_bound=reward.lower_bound,
             upper_bound=reward.upper_bound,
             direction=reward.direction,
+            stand_in=reward.stand_in,
             limits=self._limits.message(self._answering.shared_marker),
         )

@@ -31,6 +31,7 @@ FILE = "head.safetensors"
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 ---
 
 # tiny-aesthetic-digits

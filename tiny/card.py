@@ -18,6 +18,7 @@ from tiny.recipe import Recipe, Training
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 library_name: diffusers
 pipeline_tag: text-to-image
 tags:

@@ -37,6 +37,7 @@ LARGEST_SCALE = 100.0
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 library_name: transformers
 pipeline_tag: zero-shot-image-classification
 ---

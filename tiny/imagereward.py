@@ -38,6 +38,7 @@ ImageReward.py of https://github.com/THUDM/ImageReward."""
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 ---
 
 # tiny-imagereward-digits

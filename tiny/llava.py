@@ -39,6 +39,7 @@ CAPTION_SHARE = 0.55
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---

@@ -38,6 +38,7 @@ https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.vgg19
 CARD = Template("""\
 ---
 license: apache-2.0
+stand_in: true
 ---
 
 # tiny-vgg-digits

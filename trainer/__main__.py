@@ -23,7 +23,7 @@ import typer
 from salon import logs
 from salon.connection import connect, connect_once
 from salon.errors import SalonError
-from salon.jobs import Job, JobState, JobStore
+from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
@@ -53,6 +53,7 @@ def run(
     token: Annotated[int, typer.Option(help="The fencing token of the lease taken for it.")],
 ) -> None:
     """Run one attempt at JOB; its state, events and logs go to Redis."""
+    _check(job)
     rank = int(os.environ.get("RANK", "0"))
     logs.configure("trainer", job=job, **({"rank": rank} if "RANK" in os.environ else {}))
     keep_freed_memory()
@@ -93,6 +94,7 @@ def take(job: str) -> None:
 
     The lease is long enough to start them all; the first beat of rank 0 gives it its usual length.
     """
+    _check(job)
     settings = load_settings()
     lease = acquire(
         connect(settings.redis_url),
@@ -105,6 +107,13 @@ def take(job: str) -> None:
     if lease is None:
         sys.exit(f"{job} is over, or another trainer has it: see `salon show {job}`")
     print(lease.token)  # noqa: T201 - the answer
+
+
+def _check(job: str) -> None:
+    try:
+        check_id(job)
+    except JobNotFound as error:
+        sys.exit(str(error))
 
 
 def _close(lease: Lease, state: JobState, reason: str) -> None:

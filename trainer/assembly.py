@@ -7,10 +7,11 @@ import torch
 
 from salon.broker import create_app
 from salon.connection import connect
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, naming
 from salon.jobs import Job
 from salon.lease import Lease
 from salon.settings import Settings
+from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
 from trainer.checkpoints import Checkpoints
 from trainer.ddpo.algorithm import DDPO
@@ -55,7 +56,8 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
     held: AbstractContextManager[None] = nullcontext()
     if rank == 0:
         held = folder.held(lease.token, wait_seconds=4 * settings.lease_seconds)
-    with held:
+    # Libraries, such as TensorBoard's, do not say what they could not write.
+    with held, naming(folder.path, disk_alone=True):
         # The others wait here until rank 0 holds the folder: nobody else writes it from then on.
         ranks = Ranks.launched(_device(spec.device), settings.rank_wait_seconds)
         _train(job.id, spec, folder, ranks, lease, settings, interrupt)
@@ -82,6 +84,8 @@ def _train(
     }
 
     versions = RewardVersions()
+    allowed = spec.allow_stand_ins or is_stand_in(spec.model)
+    refused = None if allowed else lambda reward: refusal([reward], spec.model)
 
     def report_wait(text: str) -> None:
         log.warning(text)
@@ -101,6 +105,7 @@ def _train(
                 references=references,
                 versions=versions,
                 job=job,
+                refused=refused,
             )
         )
 

@@ -30,6 +30,7 @@ class Evaluation:
     scores: dict[str, NDArray[np.float64]]  # reward -> [N], NaN where it gave an error
     versions: dict[str, list[str]] = field(default_factory=dict)  # reward -> those that answered
     measures: dict[str, float] = field(default_factory=dict)  # diversity, kl: what was asked for
+    stand_ins: list[str] = field(default_factory=list)  # rewards that small models stood in for
 
     @property
     def metrics(self) -> Metrics:
@@ -57,6 +58,7 @@ class Evaluation:
                 "seeds": self.seeds,
                 "versions": self.versions,
                 "measures": self.measures,
+                "stand_ins": self.stand_ins,
             }
         )
         with folder.file(name) as path:
@@ -80,6 +82,7 @@ class Evaluation:
             scores,
             labels["versions"],
             labels["measures"],
+            labels.get("stand_ins", []),
         )
 
 
@@ -125,7 +128,8 @@ def evaluate(
         reward: sorted({version for batch in scored for version in batch.versions[reward]})
         for reward in scored[0].versions
     }
-    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions, measures)
+    stand_ins = sorted({reward for batch in scored for reward in batch.stand_ins})
+    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions, measures, stand_ins)
 
 
 def version_warnings(before: Evaluation, after: Evaluation) -> list[str]:

@@ -123,6 +123,7 @@ class Evaluations:
             "evaluations": self.history(),
             "stop": None if self.stop is None else asdict(self.stop),
             "best": None if self.best is None else asdict(self.best),
+            "stand_ins": sorted({*before.stand_ins, *after.stand_ins}),
             "versions": {"before": before.versions, "after": after.versions},
             "warnings": version_warnings(before, after),
         }

@@ -8,6 +8,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from salon.stand_ins import is_stand_in
 from trainer.evaluation import Evaluation
 from trainer.report.notation import duration, significant
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
@@ -76,6 +77,8 @@ def _front_matter(spec: JobSpec) -> dict[str, Any]:
         "pipeline_tag": "text-to-image",
         "tags": ["diffusers", "reinforcement-learning", spec.algorithm.name],
     }
+    if is_stand_in(spec.model):  # what is made of one is one
+        fields["stand_in"] = True
     if spec.algorithm.lora is not None:
         fields["tags"].append("lora")
     # The hub takes ids of its own models alone; a local folder is named in the text.

@@ -19,7 +19,7 @@ from salon.batches import score_frames
 from salon.blobs import BlobStore, Reference
 from salon.broker import ScoreMessage, send_score
 from salon.connection import connect_once
-from salon.errors import SalonError
+from salon.errors import Overloaded, SalonError
 from salon.frames import Frame
 from salon.images import Pixels
 from salon.outcomes import Outcome
@@ -58,6 +58,7 @@ class QueueScorer:
         references: Mapping[str, Pixels] | None = None,
         versions: RewardVersions | None = None,
         job: str = "",
+        refused: Callable[[str], Exception] | None = None,
     ) -> None:
         """Start the collector thread.
 
@@ -74,6 +75,7 @@ class QueueScorer:
             references: name -> the image that this reward compares every sample with.
             versions: told the version of every answer; None for one of its own.
             job: whose batches these are, for the logs of workers.
+            refused: the error of a reward that is a stand-in; None where it may be one.
         """
         self._app = app
         self._settings = settings
@@ -98,6 +100,7 @@ class QueueScorer:
         self._closing = threading.Event()
         self._reported = 0.0
         self._versions = versions or RewardVersions()
+        self._refused = refused
         self._thread = threading.Thread(target=self._collect, name="collect-scores", daemon=True)
         self._thread.start()
 
@@ -115,7 +118,9 @@ class QueueScorer:
         """
         self._interrupt.check()
         future: Future[ScoredBatch] = Future()
-        assembly = BatchAssembly(future, self._rewards, len(images), self._on_reward_error)
+        assembly = BatchAssembly(
+            future, self._rewards, len(images), self._on_reward_error, self._refused
+        )
         for reward in self._rewards:
             offset = 0
             for frame in self._frames(reward, images, prompts, metadata):
@@ -192,6 +197,9 @@ class QueueScorer:
             self._unshared.add(reward)
         try:
             message = self._message(reward, self._collector_blobs.put(frame.inline()))
+        except Overloaded as error:  # `_tend` tries again, within the deadline
+            log.warning("no room in Redis", reward=reward, reason=str(error))
+            return
         except SalonError as error:
             self._give_up(pending, error)
             return

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 import structlog
 
-from salon.errors import SalonError
+from salon.errors import InvalidRequest, SalonError, naming
 
 log = structlog.get_logger()
 
@@ -43,9 +44,16 @@ class RunFolder:
 
         Raises:
             RunFolderHeld: an older attempt on another host kept the lock for `wait_seconds`.
+            InvalidRequest: the folder is a link to another place.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as lock:
+        with naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if self.path.is_symlink():
+            raise InvalidRequest(
+                f"run folder {self.path} is a link to {self.path.resolve()}: jobs write into "
+                "folders of their own alone; move it away"
+            )
+        with _opened(self.path / ".lock") as lock:
             deadline = time.monotonic() + wait_seconds
             while not _try_lock(lock.fileno()):
                 self._fence()
@@ -71,7 +79,7 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """Delete what an attempt was writing when it was killed."""
         for partial in [*self.path.rglob(".*.partial")]:
-            if partial.is_dir():
+            if partial.is_dir() and not partial.is_symlink():
                 shutil.rmtree(partial)
             else:
                 partial.unlink(missing_ok=True)
@@ -80,14 +88,15 @@ class RunFolder:
     def file(self, name: str) -> Iterator[Path]:
         """A path to write to; on leaving, it becomes `name` in one step, or vanishes on error."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.partial")
         try:
-            yield aside
-            with aside.open("rb") as written:
-                os.fsync(written.fileno())
-            self._fence()
-            aside.replace(target)
+            with naming(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                yield aside
+                with aside.open("rb") as written:
+                    os.fsync(written.fileno())
+                self._fence()
+                aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -97,16 +106,17 @@ class RunFolder:
         target = self.path / name
         aside = target.with_name(f".{target.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
-            yield aside
-            for written in aside.rglob("*"):
-                if written.is_file():
-                    with written.open("rb") as file:
-                        os.fsync(file.fileno())
-            self._fence()
-            shutil.rmtree(target, ignore_errors=True)
-            aside.replace(target)
+            with naming(target):
+                aside.mkdir(parents=True)
+                yield aside
+                for written in aside.rglob("*"):
+                    if written.is_file():
+                        with written.open("rb") as file:
+                            os.fsync(file.fileno())
+                self._fence()
+                shutil.rmtree(target, ignore_errors=True)
+                aside.replace(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -114,6 +124,12 @@ class RunFolder:
         """Write a whole file."""
         with self.file(name) as path:
             path.write_text(text, encoding="utf-8")
+
+
+def _opened(lock: Path) -> TextIO:
+    """The file, made if need be; not one that a link leads to: what is in it is overwritten."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(lock, flags, 0o666), "a+", encoding="utf-8")
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -128,13 +144,15 @@ def _end_older_attempt(lock: Path, token: int) -> None:
     """Kill the holder if it is an older attempt on this host, and really that process."""
     try:
         holder = json.loads(lock.read_text())
-    except ValueError:
+        host, pid, older = holder["host"], int(holder["pid"]), int(holder["token"])
+        command = holder["command"]
+    except (ValueError, KeyError, TypeError):
         return  # its holder is just writing its name
-    if holder["host"] != socket.gethostname() or holder["token"] >= token:
+    if host != socket.gethostname() or older >= token:
         return
     try:
-        process = psutil.Process(holder["pid"])
-        if process.cmdline() == holder["command"]:  # else its number was given to another
+        process = psutil.Process(pid)
+        if process.cmdline() == command:  # else its number was given to another
             log.warning("ending an attempt that was replaced", **holder)
             process.send_signal(signal.SIGKILL)
     except psutil.NoSuchProcess:

@@ -22,6 +22,8 @@ class ScoredBatch:
     errors: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name -> the versions that answered, sorted; more than one if it changed meanwhile."""
+    stand_ins: frozenset[str] = frozenset()
+    """Of them, those that run on a small model in place of the real one."""
 
 
 class RewardScorer(Protocol):
@@ -46,7 +48,19 @@ class BatchAssembly:
         rewards: Sequence[str],
         size: int,
         on_reward_error: Literal["fail", "drop"],
+        refused: Callable[[str], Exception] | None = None,
     ) -> None:
+        """Put together what `rewards` say of `size` samples.
+
+        Args:
+            future: is given all of it.
+            rewards: their names.
+            size: of the batch.
+            on_reward_error: whether a sample without a score fails the batch.
+            refused: the error of a reward that is a stand-in; None where it may be one.
+        """
+        self._refused = refused
+        self._stand_ins: set[str] = set()
         self._missing = size * len(rewards)
         self._future = future
         self._on_reward_error = on_reward_error
@@ -64,6 +78,11 @@ class BatchAssembly:
                 )
                 return
             self._versions[reward].update(outcome.version for outcome in parts)
+            if any(outcome.stand_in for outcome in parts):
+                self._stand_ins.add(reward)
+                if self._refused is not None:
+                    self.fail(self._refused(reward))
+                    return
             for index, outcome in enumerate(parts, start=offset):
                 if outcome.error is not None and outcome.error.code == ERROR_CODE_MISSING_INPUT:
                     # Not this sample alone: the job would drop all that it ever sends.
@@ -100,4 +119,8 @@ class BatchAssembly:
             return
         valid = np.isfinite(np.array(list(self._scores.values()))).all(axis=0)
         versions = {name: tuple(sorted(met)) for name, met in self._versions.items()}
-        self._future.set_result(ScoredBatch(self._scores, valid, tuple(self._errors), versions))
+        self._future.set_result(
+            ScoredBatch(
+                self._scores, valid, tuple(self._errors), versions, frozenset(self._stand_ins)
+            )
+        )

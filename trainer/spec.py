@@ -66,6 +66,11 @@ class JobSpec(Section):
     on_reward_error: Literal["fail", "drop"] = Field(
         "fail", description="A sample without a score ends the job, or is left out."
     )
+    allow_stand_ins: bool = Field(
+        False,
+        description="Rewards may be served by small stand-ins, though the generator is none: their "
+        "scores are for trying things out.",
+    )
     reward_deadline_seconds: float = Field(
         600.0, gt=0, description="How long a batch may wait for its scores."
     )

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 
+from salon.errors import naming
 from salon.lease import Lease
 from trainer.algorithm import Metrics, Preview
 from trainer.boards import Board, Forgiving, Pictures, Trackio, WandB, failure
@@ -126,8 +128,9 @@ class Tracker:
         """Write a whole line, or none if the disk is full."""
         end = self._file.seek(0, os.SEEK_END)
         try:
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            with naming(Path(self._file.name)):
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             self._file.truncate(end)
             raise

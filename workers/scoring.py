@@ -13,6 +13,8 @@ import grpc
 import redis
 import structlog
 from celery import Task
+from celery.exceptions import Reject
+from pydantic import ValidationError
 
 from salon.blobs import BlobMissing, BlobStore
 from salon.broker import SCORE_TASK, ScoreMessage
@@ -26,6 +28,7 @@ from salon.errors import (
     from_rpc_error,
     is_untried,
 )
+from salon.refusals import patiently
 from salon.replies import Reply, ReplyKind, ReplyStream
 from salon.targets import through_proxy
 from workers.celery import app, settings
@@ -34,6 +37,9 @@ log = structlog.get_logger()
 
 RETRY_SECONDS = (1.0, 2.0, 5.0)
 """Pauses after the first, the second and every further try of a batch that has to wait."""
+
+WORDS_SECONDS = 600
+"""How long it is told what a service answered as last."""
 
 
 # Both are made on first use, in the child that uses them: neither survives a fork.
@@ -85,7 +91,11 @@ def score(self: Task, message: dict[str, Any]) -> None:
     Safe to run twice for one batch: scoring is idempotent, the reader takes the first final reply,
     and once a batch is answered, or its trainer has given it up, its blob is gone.
     """
-    task = ScoreMessage.model_validate(message)
+    try:
+        task = ScoreMessage.model_validate(message)
+    except ValidationError as error:  # whoever may write to Redis may send anything
+        log.error("no message of a trainer: dropped", reason=" ".join(str(error).split())[:500])
+        return
     blobs = BlobStore(_redis(), settings.blob_seconds)
     replies = ReplyStream(_redis(), task.reply_to, settings.blob_seconds)
     try:
@@ -97,7 +107,7 @@ def score(self: Task, message: dict[str, Any]) -> None:
     except _Waiting as waiting:
         log.warning("service unavailable", batch=task.batch, reason=str(waiting))
         replies.send(Reply(task.batch, ReplyKind.WAITING, str(waiting).encode()))
-        raise self.retry(countdown=waiting.pause(self.request.retries), exc=waiting) from None
+        raise _again(self, waiting) from None
     except SharedFileUnavailable as error:
         log.warning("shared file not seen", batch=task.batch, reason=str(error))
         reply = Reply(task.batch, ReplyKind.RESEND, str(error).encode())
@@ -107,6 +117,21 @@ def score(self: Task, message: dict[str, Any]) -> None:
     replies.send(reply)
     blobs.delete(task.reference)
     _redis().delete(_attempts_key(task))
+
+
+def _again(task: Task, waiting: _Waiting) -> Exception:
+    """What to raise once the batch is in the queue again."""
+    pause = waiting.pause(task.request.retries)
+
+    def send() -> Exception:
+        try:
+            # Without kombu's own way to retry: where Redis is there and refuses, it does not pause.
+            queued: Exception = task.retry(countdown=pause, exc=waiting, throw=False, retry=False)
+        except Reject as rejected:
+            raise rejected.reason from None
+        return queued
+
+    return patiently(send)
 
 
 def _score(task: ScoreMessage, payload: bytes) -> bytes:
@@ -120,13 +145,16 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
     target = settings.target(task.reward)
     service = f"reward service {task.reward} at {target}{through_proxy(target)}"
     if not _is_connected(_service(target)):
-        raise _Waiting(f"waiting for {service}: it does not answer")
+        said = _last_words(target) or "see its log"
+        raise _Waiting(f"waiting for {service}: it does not answer; {said}")
     attempt = _count_attempt(task, 1)
     if attempt > settings.score_attempts:
+        said = _last_words(target)
         raise SalonError(
             f"{service}: a batch took down its worker or its service, or outlasted "
-            f"{settings.score_call_seconds:.0f} s, {attempt - 1} times; see their logs, then raise "
-            "SALON_SCORE_TASK_SECONDS or SALON_SCORE_ATTEMPTS, or score smaller batches"
+            f"{settings.score_call_seconds:.0f} s, {attempt - 1} times{said and f' ({said})'}; see "
+            "their logs, then raise SALON_SCORE_TASK_SECONDS or SALON_SCORE_ATTEMPTS, or score "
+            "smaller batches"
         )
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = _service(target).unary_unary(METHOD_SCORE)
     try:
@@ -139,6 +167,8 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
             raise failure from None
         code, detail = error.code(), error.details()
         hint = failure.retry_after_seconds if isinstance(failure, Overloaded) else None
+        if code in _PASSING and not is_untried(error):
+            _keep_words(target, f"{code.name}: {detail}")
         if code in _PASSING or hint is not None:
             raise _Waiting(f"waiting for {service}: {code.name}: {detail}", hint) from None
         raise SalonError(f"{service} refused a batch: {code.name}: {detail}") from None
@@ -166,6 +196,24 @@ def _is_connected(channel: grpc.Channel) -> bool:
 
 def _attempts_key(task: ScoreMessage) -> str:
     return f"salon:attempts:{task.batch}"
+
+
+# A service that breaks says why in one answer and is gone: whoever finds it gone repeats that.
+def _words_key(target: str) -> str:
+    return f"salon:service:{target}:words"
+
+
+def _keep_words(target: str, words: str) -> None:
+    _redis().set(_words_key(target), f"{time.time():.0f} {words}", ex=WORDS_SECONDS)
+
+
+def _last_words(target: str) -> str:
+    """What the service answered as last to a call that it did not finish; empty for nothing."""
+    kept = (_redis().get(_words_key(target)) or b"").decode(errors="replace")
+    said_at, _, words = kept.partition(" ")
+    if not said_at.isdecimal():
+        return ""
+    return f"{max(0, round(time.time() - int(said_at)))} s ago it ended a call with: {words}"
 
 
 def _count_attempt(task: ScoreMessage, step: int) -> int:

@@ -4,6 +4,8 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +14,17 @@ import structlog
 from celery.signals import worker_ready, worker_shutting_down
 
 from salon.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
-from salon.connection import connect
-from salon.jobs import JobStore
+from salon.connection import connect, connect_once
+from salon.errors import InvalidRequest, SalonError
+from salon.jobs import JobNotFound, JobStore, JobUnreadable
 from salon.lease import Lease, LeaseLost, acquire
 from workers.attempt import Attempt
 from workers.celery import app, settings
 
 log = structlog.get_logger()
+
+MAX_PROCESSES = 256
+"""Of one job on one host: a record must not start as many as it likes."""
 
 # Set when this worker is asked to stop: trainers checkpoint, and their jobs go back to the queue.
 _stopping = threading.Event()
@@ -36,6 +42,12 @@ def launch(job: str) -> None:
     """Take `job` if it is free, run its trainer, and queue it again if the trainer died."""
     if _stopping.is_set():
         return  # it stays queued, and another worker finds it
+    store = JobStore(_redis())
+    try:
+        spec = store.get(job).spec
+    except (JobNotFound, JobUnreadable) as error:  # the message is data, and so is the record
+        log.error("not launched", reason=str(error))
+        return
     lease = acquire(
         _redis(),
         job,
@@ -48,26 +60,53 @@ def launch(job: str) -> None:
         log.info("nothing to launch", job=job)
         return
     log.info("launching", job=job, token=lease.token)
-    processes = int(JobStore(_redis()).get(job).spec.get("num_processes", 1))
-    with Attempt(job, lease.token, processes, settings.grace_seconds) as attempt:
-        end = attempt.supervise(_stopping)
-    _settle(lease, end)
+    try:
+        # A client that waits out a silence of Redis would see neither the trainer's end nor ours.
+        impatient = connect_once(settings.redis_url, settings.lease_seconds / 3)
+        held = replace(lease, client=impatient)
+        with Attempt(held, _processes(spec), settings.grace_seconds) as attempt:
+            end = attempt.supervise(_stopping)
+    # Whatever it was, the job must say so: nobody else knows of it.
+    except Exception as error:
+        log.exception("not launched", job=job)
+        # Not queued at once: what keeps it from starting now would use up its attempts within a
+        # second. `_relaunch_lost_jobs` finds it.
+        _release(lease, f"its trainer could not be started: {_words(error)}")
+        return
+    if _release(lease, f"its trainer died ({end})") and not _stopping.is_set():
+        send_launch(app, job)
 
 
-def _settle(lease: Lease, end: str) -> None:
-    """A trainer closes or releases its own job; one that died could not, so its worker does."""
+def _processes(spec: Mapping[str, Any]) -> int:
+    wanted = spec.get("num_processes", 1)
+    if not isinstance(wanted, int) or not 1 <= wanted <= MAX_PROCESSES:
+        raise InvalidRequest(
+            f"num_processes is {wanted!r:.40}; it is a whole number from 1 to {MAX_PROCESSES}"
+        )
+    return wanted
+
+
+def _words(error: Exception) -> str:
+    kind = "" if isinstance(error, SalonError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"
+
+
+def _release(lease: Lease, reason: str) -> bool:
+    """A trainer closes or releases its own job; one that died could not, so its worker does.
+
+    Returns:
+        Whether the job is in the queue now.
+    """
     store = JobStore(_redis())
     try:
         # A trainer told to stop before it could listen is no failed attempt.
-        refund = _stopping.is_set()
-        lease.release(f"its trainer died ({end})", refund)
+        lease.release(reason, refund=_stopping.is_set())
     except LeaseLost:
-        log.info("trainer ended", job=lease.job, end=end)
+        log.info("trainer ended", job=lease.job, reason=reason)
     else:
-        log.warning("trainer died", job=lease.job, end=end)
-        store.add_log(lease.job, f"trainer died: {end}")
-    if lease.job in store.waiting() and not _stopping.is_set():
-        send_launch(app, lease.job)
+        log.warning("trainer died", job=lease.job, reason=reason)
+        store.add_log(lease.job, reason)
+    return lease.job in store.waiting()
 
 
 @worker_ready.connect

@@ -52,6 +52,18 @@ def test_kill_of_the_scoring_worker_in_mid_batch_loses_nothing(stack, harness):
     assert_scored(future, images)
 
 
+def test_a_reward_that_raises_for_good_keeps_its_error(stack, monkeypatch):
+    """Its service ends and is started again, and the batch has no attempt left."""
+    monkeypatch.setenv("SALON_SCORE_ATTEMPTS", "1")
+    stack.serve("tests.services.faulty:Fragile", "fragile")
+    stack.start("jpeg", "scoring")
+    harness = Harness(stack, rewards=("fragile",), deadline=120)
+    future = harness.scorer.submit(photos(3), ["break"] * 3)
+    with pytest.raises(SalonError, match=r"fails even on its own example \(RuntimeError\)"):
+        future.result(timeout=120)
+    harness.scorer.close()
+
+
 def test_kill_of_one_worker_child_in_mid_batch_loses_nothing(stack, harness):
     future, images = hold_batch(stack, harness)
     for child in psutil.Process(stack.pid("scoring")).children():

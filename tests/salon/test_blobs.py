@@ -4,6 +4,7 @@ import time
 import pytest
 
 from salon.blobs import BlobMissing, BlobStore, Reference
+from salon.connection import connect_once
 from salon.errors import Overloaded, SalonError
 from tests.fixtures.redis import RedisServer
 
@@ -50,11 +51,9 @@ def test_altered_bytes_are_not_returned(blobs, redis_client):
 
 
 def test_a_full_redis_is_named(tmp_path):
-    import redis
-
     server = RedisServer(tmp_path, "--maxmemory", "2mb")
     try:
-        store = BlobStore(redis.Redis.from_url(server.url), 60)
+        store = BlobStore(connect_once(server.url, 5.0), 60)
         with pytest.raises(Overloaded, match="maxmemory"):
             for _ in range(10):
                 store.put(b"x" * 1_000_000)

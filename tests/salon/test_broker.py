@@ -33,7 +33,7 @@ def test_a_score_message_is_small_json_on_the_queue_of_its_reward(app, redis_cli
         batch="b" * 32,
         reward="jpeg_compressibility",
         reference=BlobStore(redis_client, 60).put(b"x" * 1_000_000),
-        reply_to="scorer",
+        reply_to="a" * 16,
     )
     send_score(app, message)
     headers, body, size = sent(redis_client, "score.jpeg_compressibility")

@@ -218,3 +218,38 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InvalidRequest, match=rf"cannot use {path} as shared directory"):
             SharedDirectory(path)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o775, 0o702, 0o2777])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_directory_into_which_others_may_write_is_refused(tmp_path, mode, linked):
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(mode)
+    named = open_to_all
+    if linked:
+        named = tmp_path / "link"
+        named.symlink_to(open_to_all)
+    with pytest.raises(InvalidRequest, match=rf"others may write into .*{named} \(mode {mode:o}\)"):
+        SharedDirectory(named)
+    SharedDirectory(named / "own")
+    assert (open_to_all / "own").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_like_dev_shm_is_used_as_it_is(tmp_path):
+    sticky = tmp_path / "shm"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    directory = SharedDirectory(sticky)
+    file = directory.write([b"pixels"])
+    with directory.open(file.path.name) as found:
+        assert bytes(found) == b"pixels"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_a_directory_of_another_user_is_refused(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    os.chown(other, 12345, 12345)
+    with pytest.raises(InvalidRequest, match="belongs to user 12345"):
+        SharedDirectory(other)

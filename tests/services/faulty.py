@@ -118,3 +118,15 @@ class Distance(Reward):
         return [
             float(np.abs(sample.image.astype(int) - sample.reference).mean()) for sample in samples
         ]
+
+
+class Standing(Reward):
+    """Says that it stands in for a real reward."""
+
+    name = "standing"
+    version = "1"
+    description = "The mean of the pixels."
+    stand_in = True
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        return [float(sample.image.mean()) for sample in samples]

@@ -120,7 +120,9 @@ def test_a_service_whose_device_broke_ends_so_that_it_is_started_again(
     assert score("")[0].score == 1, "bad samples alone change nothing"
     with pytest.raises(grpc.RpcError) as caught:
         score("break", *[""] * companions)
-    assert isinstance(from_rpc_error(caught.value, service.target), Interrupted)
+    told = from_rpc_error(caught.value, service.target)
+    assert isinstance(told, Interrupted)
+    assert "reward fragile fails even on its own example (RuntimeError)" in str(told)
     assert service.process.wait(30) == 1
     assert "illegal memory access" in str(service.events())
 

@@ -1,17 +1,22 @@
 """A batch of which some samples cannot be scored, or which the memory cannot hold."""
 
+from collections import deque
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import structlog
+import torch
 from structlog.testing import capture_logs
 
 from salon.channel import connect
-from salon.errors import SampleError
+from salon.errors import RewardFailed, SampleError
 from salon.reward.v1 import reward_pb2 as pb
 from salon.reward.v1 import reward_pb2_grpc
 from services.call import Call
-from services.isolation import IsolatingScorer
+from services.isolation import IsolatingScorer, cost_of
 from services.metrics import Metrics
-from services.reward import Sample
+from services.reward import Sample, Score
 from tests.salon.files import encoded, noise
 from tests.services.faulty import Cramped
 
@@ -97,6 +102,123 @@ def test_a_refusal_is_no_failure_of_the_reward():
     scorer = Scorer(refuse)
     scorer("a", "b")
     assert not scorer.isolating.all_raised
+
+
+class Keyed:
+    """Something like a mapping that is not registered as one."""
+
+    def keys(self):
+        return [0, 1]
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter((0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {0: 5.0, 1: 7.0},
+        {5.0: 0, 7.0: 0}.keys(),
+        {5.0, 7.0},
+        frozenset((5.0, 7.0)),
+        "57",
+        b"57",
+        None,
+        5.0,
+        (score for score in (5.0, 7.0)),
+        map(float, (5, 7)),
+        np.array(5.0),
+        torch.tensor(5.0),
+        Keyed(),
+    ],
+    ids=lambda results: type(results).__name__,
+)
+def test_what_is_no_series_of_results_is_no_score(results):
+    outcomes = Scorer(lambda _samples: results)("a", "b")
+    assert codes(outcomes) == ["REWARD_FAILED"] * 2
+    message = outcomes[0].error.message
+    assert f"reward.score returned a {type(results).__name__}" in message
+    assert "it must return a list with one float" in message
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [5.0, 7],
+        (5.0, 7.0),
+        {0: 5.0, 1: 7.0}.values(),
+        deque([5.0, 7.0]),
+        np.array([5, 7]),
+        torch.tensor([[5.0], [7.0]]),
+        np.array([5, 7], np.float16),
+        torch.tensor([5.0, 7.0], requires_grad=True),
+        torch.tensor([5, 7], dtype=torch.bfloat16),
+        [np.float32(5), torch.tensor(7)],
+        [Fraction(5), Score(np.int64(7))],
+    ],
+    ids=repr,
+)
+def test_every_series_of_numbers_is_scores(results):
+    outcomes = Scorer(lambda samples: results)("a", "b")
+    assert [outcome.score for outcome in outcomes] == [5.0, 7.0], outcomes
+
+
+def test_yes_and_no_are_one_and_zero():
+    outcomes = Scorer(lambda samples: [True, np.bool_(False)])("a", "b")
+    assert [outcome.score for outcome in outcomes] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "5",
+        b"5",
+        (5.0, {"a": 1}),
+        [5.0],
+        {"score": 5.0},
+        5j,
+        np.complex64(5),
+        torch.tensor(5 + 0j),
+        np.zeros(2),
+        Score("5"),
+        Score(None),
+        Score(1.0, {"id": 2**53 + 1}),
+        Score(1.0, [1]),
+    ],
+    ids=repr,
+)
+def test_what_is_no_number_fails_alone_and_says_so(value):
+    def score(samples):
+        return [value if sample.prompt == "odd" else 3.0 for sample in samples]
+
+    outcomes = Scorer(score)("", "odd", "")
+    assert codes(outcomes) == ["OK", "REWARD_FAILED", "OK"]
+    assert [outcomes[0].score, outcomes[2].score] == [3.0, 3.0]
+    message = outcomes[1].error.message
+    assert "it must return a list" in message or "the details of reward cannot be sent" in message
+
+
+@pytest.mark.parametrize("results", [[], [1.0], [1.0, 2.0, 3.0], np.zeros((1, 2))], ids=repr)
+def test_another_number_of_results_is_no_score(results):
+    scorer = Scorer(lambda samples: results if len(samples) == 2 else [])
+    outcomes = scorer("a", "b")
+    assert codes(outcomes) == ["REWARD_FAILED"] * 2
+    assert "returned 0 results for 1 samples" in outcomes[0].error.message
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1, "much", None, 1j])
+def test_a_cost_by_which_no_batch_can_be_formed_is_named(cost):
+    class Odd(Cramped):
+        def cost(self, sample):
+            return cost
+
+    with pytest.raises(RewardFailed, match=r"cramped\.cost"):
+        cost_of(Odd(), Sample(noise(), "", {}))
+    assert cost_of(Cramped(), Sample(noise(), "", {})) == 1.0
 
 
 def test_memory_that_ran_out_tells_how_much_fits():

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from salon.errors import InvalidRequest
 from salon.lease import LeaseLost
 from trainer.run_folder import RunFolder, RunFolderHeld
 
@@ -103,3 +104,59 @@ def test_what_a_killed_attempt_was_writing_is_removed(folder, tmp_path):
     with folder.held(token=2, wait_seconds=1):
         left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
     assert left == [".lock", "checkpoints", "summary.json"]
+
+
+def test_a_folder_that_is_a_link_is_not_written_to(tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / ".x.partial").write_text("kept")
+    (tmp_path / "run").symlink_to(victim)
+    folder = RunFolder(tmp_path / "run", fence=lambda: None)
+    with pytest.raises(InvalidRequest, match=f"a link to {victim}"), folder.held(1, 0.0):
+        pass
+    assert [path.name for path in victim.iterdir()] == [".x.partial"]
+
+
+def test_links_within_the_folder_lead_nowhere(folder, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("kept")
+    folder.path.mkdir()
+    (folder.path / ".model.partial").symlink_to(victim)
+    with folder.held(1, 0.0):
+        assert [path.name for path in folder.path.iterdir()] == [".lock"]
+    assert (victim / "kept").read_text() == "kept"
+    (folder.path / ".lock").unlink()
+    (folder.path / ".lock").symlink_to(victim / "kept")
+    with pytest.raises(OSError, match=r"\.lock"), folder.held(1, 0.0):
+        pass
+    assert (victim / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("text", ["7", "[]", "{}", '{"host": "h", "pid": "x", "token": 1}'])
+def test_a_lock_that_says_anything_ends_nobody(folder, holder, text):
+    (folder.path / ".lock").write_text(text)
+    with pytest.raises(RunFolderHeld), folder.held(token=2, wait_seconds=0.0):
+        pass
+    assert holder.poll() is None
+
+
+@pytest.mark.parametrize("how", ["file", "folder"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        (OSError, 28, "No space left on device"),
+        # As safetensors has it, which writes in Rust.
+        (Exception, "Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["Python", "Rust"],
+)
+def test_a_full_disk_is_named_with_the_file(folder, how, error):
+    name = "checkpoints/000001-1"
+    with (
+        pytest.raises(OSError, match="No space left on device") as full,
+        getattr(folder, how)(name),
+    ):
+        raise error[0](*error[1:])
+    assert full.value.errno == 28
+    assert str(folder.path / name) in str(full.value)

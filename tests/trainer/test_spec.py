@@ -3,13 +3,14 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from pydantic import ValidationError
 
 from salon.errors import InvalidRequest
 from salon.local_services import local_services
 from salon.settings import Settings
 from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
-from trainer.spec import check_inputs
+from trainer.spec import JobSpec, check_inputs
 from trainer.spec_file import load_spec
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -256,3 +257,19 @@ def test_a_reference_that_nothing_looks_at_is_refused(write, tmp_path):
     rewards = [{"name": "aesthetic", "reference": str(tmp_path / "target.png")}]
     with pytest.raises(InvalidRequest, match="aesthetic compares with no image"):
         check_inputs(load_spec(write(rewards=rewards), []), Settings())
+
+
+@pytest.mark.parametrize("source", ["canary:run", "animals", "prompts.txt", "${oc.env:SECRET}"])
+@pytest.mark.parametrize("place", ["prompts", "evaluation"])
+def test_a_record_is_data_and_makes_nobody_import_or_read(tmp_path, monkeypatch, source, place):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SECRET", "hunter2")
+    (tmp_path / "canary.py").write_text("open('ran', 'w').close()\ndef run(): return ['x']\n")
+    (tmp_path / "prompts.txt").write_text("a secret line\n")
+    changed = {"prompts": source} if place == "prompts" else {"evaluation": {"prompts": source}}
+    with pytest.raises(ValidationError, match=f"{place}.*\\n.*valid list"):
+        JobSpec.model_validate(MINIMAL | changed)
+    assert not (tmp_path / "ran").exists()
+    stored = JobSpec.model_validate(MINIMAL | {"prompts": [source]})
+    assert stored.prompts == [source]

@@ -20,7 +20,7 @@ from salon.errors import (
 from tests.fixtures.stack import wait_until
 from workers import scoring
 
-REFERENCE = Reference(key="k", size=1, sha256="", expires_at=0)
+REFERENCE = Reference(key=f"salon:blob:{'0' * 32}", size=1, sha256="0" * 64, expires_at=0)
 
 
 class Service(grpc.GenericRpcHandler):
@@ -68,7 +68,7 @@ def service(worker):
 
 @pytest.fixture
 def batch():
-    return ScoreMessage(batch="b", reward="r", reference=REFERENCE, reply_to="x")
+    return ScoreMessage(batch="b" * 32, reward="r", reference=REFERENCE, reply_to="a" * 16)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,26 @@ def test_a_service_that_is_away_is_not_waited_for_and_found_when_it_is_back(work
 
     assert wait_until(scored, "the channel tried again") == b"scores"
     service.stop()
+
+
+def test_of_a_service_that_broke_and_is_gone_its_last_words_are_told(worker, batch):
+    service = Service(worker.reward_target)
+    service.script = [Interrupted("reward r fails even on its own example (ZeroDivisionError)")]
+    with pytest.raises(scoring._Waiting, match="ZeroDivisionError"):
+        scoring._score(batch, b"")
+    with pytest.raises(SalonError, match=r"1 times \(\d+ s ago .*ZeroDivisionError"):
+        scoring._score(batch, b"")
+    service.stop()
+    scoring._service.cache_clear()
+    with pytest.raises(scoring._Waiting, match=r"does not answer; \d+ s ago .*ZeroDivisionError"):
+        scoring._score(batch, b"")
+
+
+@pytest.mark.parametrize("kept", [b"", b"nothing", b"\xff\xfe", b"-1 x", "٣ x".encode()])
+def test_last_words_of_anybody_else_are_harmless(worker, batch, kept):
+    scoring._redis().set(f"salon:service:{worker.reward_target}:words", kept)
+    with pytest.raises(scoring._Waiting, match="it does not answer"):
+        scoring._score(batch, b"")
 
 
 def test_a_service_that_takes_connections_and_says_nothing_is_given_up(worker, batch, monkeypatch):

@@ -46,13 +46,18 @@ def watched(summary: Mapping[str, Any]) -> list[Watched]:
 
 
 def notes(summary: Mapping[str, Any], iterations: int) -> list[str]:
-    """Sentences on the rule that stopped the training, if one did, and on the best model.
+    """Sentences on stand-ins, on the rule that stopped the training, and on the best model.
 
     Args:
         summary: the content of `summary.json`.
         iterations: how many the job asked for.
     """
     sentences = []
+    if stand_ins := summary.get("stand_ins"):
+        sentences.append(
+            f"Scored by stand-in rewards: {', '.join(stand_ins)}. Small models answered in place "
+            "of the real ones, so these scores are for trying things out."
+        )
     if stop := summary["stop"]:
         values = ", ".join(significant(value) for value in stop["values"])
         highest = significant(stop["highest"])

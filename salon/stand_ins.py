@@ -1,0 +1,77 @@
+"""Models that stand in for large ones: they say so in their card, and nothing is guessed.
+
+`models/tiny-*` have the classes of real models and know handwritten digits alone. Their scores are
+for trying things out; a real generator trained on them would learn nothing, and nobody would see.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from salon.channel import Security
+from salon.client import RewardClient
+from salon.errors import InvalidRequest, SalonError
+
+CARD = "README.md"
+MARK = "stand_in: true"
+"""In the front matter of a card, a line of its own."""
+_CARD_CHARACTERS = 64 * 1024
+_ASK_SECONDS = 3.0
+
+
+def is_stand_in(source: str) -> bool:
+    """Whether the model at `source` says so of itself.
+
+    Args:
+        source: a folder with the card in it, or a file with the card beside it; for anything else,
+            such as a hub id, the answer is no.
+    """
+    path = Path(source)
+    try:
+        if not path.exists():
+            return False
+        card = (path if path.is_dir() else path.parent) / CARD
+        with card.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(_CARD_CHARACTERS).splitlines()
+    except (OSError, ValueError):  # no card, or no path at all
+        return False
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
+        return False
+    return MARK in lines[1 : lines.index("---", 1)]
+
+
+def refusal(rewards: Iterable[str], model: str) -> InvalidRequest:
+    """The error of a job that trains `model`, which is no stand-in, by `rewards`, which are."""
+    return InvalidRequest(
+        f"{', '.join(rewards)}: served by a small stand-in, whose scores say nothing of what "
+        f"{model} draws; serve the real reward and name its address in SALON_REWARD_TARGETS, or "
+        "set allow_stand_ins: true for a trial"
+    )
+
+
+def check_rewards(
+    model: str, rewards: Iterable[str], targets: Mapping[str, str], security: Security
+) -> None:
+    """Ask the services that are known where a job is submitted; the trainer asks all.
+
+    Args:
+        model: the generator.
+        rewards: names of those that score it.
+        targets: host:port by reward, as far as they are known.
+        security: for these services.
+
+    Raises:
+        InvalidRequest: the generator is no stand-in, and some of the rewards are.
+    """
+    if is_stand_in(model):
+        return
+    found = [name for name in rewards if name in targets and _serves(targets[name], name, security)]
+    if found:
+        raise refusal(found, model)
+
+
+def _serves(target: str, reward: str, security: Security) -> bool:
+    try:
+        with RewardClient(target, security=security) as client:
+            return client.describe(reward, deadline=_ASK_SECONDS).stand_in
+    except SalonError:  # it may be there when the job is: its first answer says what it is
+        return False

@@ -1,0 +1,157 @@
+"""What Redis refuses for a while is waited for, in commands, scripts, transactions and queues."""
+
+import threading
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from salon import refusals
+from salon.blobs import BlobStore
+from salon.broker import create_app, send_launch
+from salon.connection import check_keeps_keys, connect, connect_once
+from salon.errors import InvalidRequest, Overloaded
+from salon.jobs import JobState, JobStore
+from salon.lease import acquire
+from salon.replies import Reply, ReplyKind, ReplyStream
+from salon.settings import Settings
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.refusing import KINDS, Refusing
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def refusing(server):
+    made = Refusing(server.url)
+    made.admin.flushall()
+    yield made
+    made.end()
+
+
+def _job(client):
+    store = JobStore(client)
+    job = store.submit("tiny", {"seed": 1})
+    lease = acquire(client, job.id, "w", "folder", 30, 3)
+    lease.renew()
+    lease.emit("stage", {"text": "one"})
+    lease.release("stopped", refund=True)
+    assert store.cancel(job.id) == "cancelled"
+    assert [event.kind for event in store.events(job.id)] == [
+        *["state"] * 2,
+        "stage",
+        *["state"] * 2,
+    ]
+    return store.get(job.id).state is JobState.CANCELLED
+
+
+def _blob(client):
+    blobs = BlobStore(client, 60)
+    return blobs.get(blobs.put(b"x" * 1000)) == b"x" * 1000
+
+
+def _reply(client):
+    stream = ReplyStream(client, "a" * 16, 60)
+    stream.send(Reply("b", ReplyKind.SCORED, b"body"))
+    return [reply.body for reply in stream.read(0.01)] == [b"body"]
+
+
+def _queue(client, url):
+    with create_app(Settings(redis_url=url)) as app:
+        send_launch(app, "tiny-000001")
+    return client.llen("train") == 1
+
+
+@pytest.mark.parametrize("what", ["job", "blob", "reply", "queue"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_is_waited_for(server, refusing, kind, what):
+    client = connect(server.url)
+    refusing.begin(kind)
+    with pytest.raises(redis.ConnectionError, match=f"Redis refuses for now: {kind} "):
+        connect_once(server.url, 5.0).set("a", "b")
+    ending = threading.Timer(0.4, refusing.end)
+    ending.start()
+    done = _queue(client, server.url) if what == "queue" else globals()[f"_{what}"](client)
+    ending.join()
+    assert done
+
+
+def test_a_transaction_is_refused_as_a_whole(server, refusing):
+    refusing.begin("OOM")
+    pipeline = connect_once(server.url, 5.0).pipeline(transaction=True)
+    pipeline.set("a", "1")
+    pipeline.delete("a")
+    with pytest.raises(refusals.Refused, match="OOM"):
+        pipeline.execute()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'. script: 5f, on @user_script:3.",
+        "Error running script (call to f_5f): @user_script:3: -OOM command not allowed when used",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist",
+        "NOREPLICAS Not enough good replicas to write.",
+        "BUSY Redis is busy running a script.",
+    ],
+)
+def test_an_answer_without_a_class_of_its_own_is_known_by_its_words(message):
+    assert refusals.refusal(redis.ResponseError(message)) is not None
+
+
+@pytest.mark.parametrize(
+    "message", ["WRONGTYPE Operation against a key", "unknown command", "OOMPH", "NOPERM no"]
+)
+def test_what_does_not_pass_is_raised_as_it_is(message):
+    assert refusals.refusal(redis.ResponseError(message)) is None
+
+
+def test_the_wait_has_an_end_and_the_error_says_what_it_was(server, refusing, monkeypatch):
+    monkeypatch.setattr("salon.connection.Patience", lambda: refusals.Patience(2))
+    refusing.begin("OOM")
+    with pytest.raises(Overloaded, match=r"no room for a blob of 9 bytes.*maxmemory"):
+        BlobStore(connect(server.url), 60).put(b"x" * 9)
+    refusing.end()
+    refusing.begin("READONLY")
+    with pytest.raises(redis.ConnectionError, match="READONLY"):
+        BlobStore(connect(server.url), 60).put(b"x" * 9)
+
+
+def test_a_send_that_must_not_wait_says_so_at_once(server, refusing):
+    refusing.begin("OOM")
+    with create_app(Settings(redis_url=server.url)) as app, pytest.raises(OperationalError):
+        from salon.broker import _send
+
+        _send(app, "t", {}, "train", retry=False)
+
+
+def test_a_full_redis_keeps_a_lease_alive(server, refusing):
+    client = connect_once(server.url, 5.0)
+    job = JobStore(client).submit("tiny", {}).id
+    lease = acquire(client, job, "w", "folder", 30, 3)
+    refusing.admin.pexpire(f"salon:job:{job}:lease", 2000)
+    refusing.begin("OOM")
+    lease.renew()
+    assert lease.hold() is True
+    assert refusing.admin.pttl(f"salon:job:{job}:lease") > 20_000
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_redis_that_forgets_takes_no_job(server, refusing, policy):
+    store = JobStore(connect_once(server.url, 5.0))
+    refusing.admin.config_set("maxmemory-policy", policy)
+    try:
+        store.submit("unlimited", {})
+        refusing.admin.config_set("maxmemory", "100mb")
+        with pytest.raises(InvalidRequest, match=f"maxmemory-policy {policy}.*noeviction"):
+            store.submit("tiny", {})
+        assert [job.name for job in store.newest()] == ["unlimited"]
+    finally:
+        refusing.admin.config_set("maxmemory", "0")
+        refusing.admin.config_set("maxmemory-policy", "noeviction")
+    check_keeps_keys(refusing.admin)
