@@ -1,6 +1,6 @@
 """The local stack: Redis, reward services, their scoring workers, a training worker, on this host.
 
-`python -m salon.stack REWARD...` is the supervisor; `up` and `down` start and stop it in the
+`python -m salon.stack OWNER REWARD...` is the supervisor; `up` and `down` start and stop it in the
 background.
 """
 
@@ -23,9 +23,11 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from salon import logs
+from salon.bound_jobs import settle_bound_jobs
 from salon.broker import create_app
 from salon.connection import connect_now
 from salon.errors import SalonError, StackUnavailable
+from salon.extras import absent, require
 from salon.local_services import (
     DEFAULT_REWARDS,
     LocalService,
@@ -49,12 +51,15 @@ MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - what is made there has mode 070
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
-def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str, Any]:
+def up(
+    settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS, owner: int = 0
+) -> dict[str, Any]:
     """Start the stack in the background and wait until all of it answers.
 
     Args:
         settings: those of the stack.
         rewards: names of those to serve, or `all`.
+        owner: the id of this process, if the stack is to end with it; 0: it goes on alone.
 
     Returns:
         The stack's state; see `salon.stack_state.write_state`.
@@ -68,6 +73,7 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
         raise SalonError(f"a stack runs already (pid {state['pid']}): stop it with `salon down`")
     # All that may be wrong with them is found here, where the error reaches the user.
     services = local_services(settings, rewards)
+    _require_extras(services)
     redis_program(settings)
     programs(settings, services)
     _check_ports(settings, services)
@@ -75,7 +81,7 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "stack.log").open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "salon.stack", *rewards],
+            [sys.executable, "-m", "salon.stack", str(owner), *rewards],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -87,6 +93,13 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
         down(settings, process.pid)
         raise
     return running(settings) or {}
+
+
+def _require_extras(services: Sequence[LocalService]) -> None:
+    """What the processes need; raises MissingExtra."""
+    parts = ["services", "trainer", *(["models"] if any(s.options for s in services) else [])]
+    if absent(*parts):  # if only the server of Redis is, another may be there
+        require("the local stack", "stack", *parts)
 
 
 def down(settings: Settings, pid: int | None = None) -> bool:
@@ -101,7 +114,7 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         try:
             process = psutil.Process(supervisor)
             process.terminate()
-            process.wait(2 * settings.grace_seconds + 30)
+            process.wait(settle_seconds(settings) + 2 * settings.grace_seconds + 30)
         except psutil.NoSuchProcess:
             log.debug("supervisor is gone already", pid=supervisor)
         except psutil.TimeoutExpired:
@@ -208,7 +221,8 @@ def main() -> None:
     """Supervise the stack until SIGTERM."""
     logs.configure("stack")
     settings = load_settings()
-    services = local_services(settings, sys.argv[1:])
+    owner, *rewards = sys.argv[1:]
+    services = local_services(settings, rewards)
     supervisor = Supervisor(settings.state_dir / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
@@ -222,6 +236,7 @@ def main() -> None:
     try:
         supervisor.add(redis_program(settings))
         _await_redis(settings, supervisor)
+        settle_bound_jobs(settings)  # of a stack that had no time to
         for program in programs(settings, services):
             supervisor.add(program)
         pids: list[int] = []
@@ -229,10 +244,19 @@ def main() -> None:
             supervisor.tend()
             if pids != (pids := [child.pid for child in supervisor.children]):
                 _record(settings, supervisor, note)
+            if int(owner) not in (0, os.getppid()):
+                log.warning("the command that started this stack is gone", owner=owner)
+                break
     finally:
+        settle_bound_jobs(settings, settle_seconds(settings))
         supervisor.stop()
         if own_shared_dir is not None:
             _remove(own_shared_dir)
+
+
+def settle_seconds(settings: Settings) -> float:
+    """How long a job may take to notice that it is cancelled, and to stop."""
+    return settings.lease_seconds + settings.grace_seconds
 
 
 def _make_shared_dir(settings: Settings) -> Path | None:
