@@ -142,8 +142,10 @@ class JobStore:
         self._cancel = client.register_script(_CANCEL)
         self._warned: set[bytes] = set()
 
-    def submit(self, name: str, spec: Mapping[str, Any]) -> Job:
+    def submit(self, name: str, spec: Mapping[str, Any], bound_to: str = "") -> Job:
         """Record a new queued job; the caller then queues its launch.
+
+        With `bound_to`, the key of a set, it is one of `salon.bound_jobs` from the first moment.
 
         `spec` is the resolved spec as JSON values.
 
@@ -170,6 +172,8 @@ class JobStore:
         )
         pipeline.zadd(INDEX_KEY, {job: now})
         pipeline.sadd(ACTIVE_KEY, job)
+        if bound_to:
+            pipeline.sadd(bound_to, job)
         pipeline.xadd(events_key(job), _fields("state", {"state": "queued", "reason": ""}))
         pipeline.execute()
         return self.get(job)
@@ -213,6 +217,41 @@ class JobStore:
         if answer == b"missing":
             raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
         return bytes(answer).decode()
+
+    def ids(self) -> list[str]:
+        """The ids of all jobs, newest first."""
+        return [raw.decode(errors="replace") for raw in self._client.zrevrange(INDEX_KEY, 0, -1)]
+
+    def active(self) -> list[Job]:
+        """Queued and running jobs, in the order in which they were submitted."""
+        return sorted(self._active(), key=lambda job: job.submitted)
+
+    def latest(self, job: str, kind: str = "") -> Event | None:
+        """The newest event of `job`, or the newest of that kind among the last hundred."""
+        entries = self._client.xrevrange(events_key(job), count=100 if kind else 1)
+        for identifier, fields in entries:
+            if kind in ("", fields[b"kind"].decode()):
+                return Event(
+                    identifier.decode(), fields[b"kind"].decode(), json.loads(fields[b"data"])
+                )
+        return None
+
+    def follow_log(self, job: str, block_seconds: float = 1.0) -> Iterator[str]:
+        """Every log line of `job` until it is over, oldest first.
+
+        Raises:
+            JobNotFound: no such job.
+        """
+        after = b"0-0"
+        while True:
+            over = self.get(job).state.final
+            block = None if over else int(block_seconds * 1000)
+            answer = self._client.xread({logs_key(job): after}, count=1000, block=block)
+            entries = [entry for _, stream in answer or [] for entry in stream]
+            for after, fields in entries:  # noqa: B007 - goes on behind the last
+                yield fields[b"line"].decode(errors="replace")
+            if over and not entries:
+                return
 
     def events(self, job: str, after: str = "0-0", block_seconds: float = 0.0) -> list[Event]:
         """Events after the one with id `after`; waits up to `block_seconds` for a first one."""

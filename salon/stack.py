@@ -1,7 +1,7 @@
 """The local stack: Redis, reward services, their scoring workers, a training worker, on this host.
 
-`python -m salon.stack REDIS REWARD...` is the supervisor; `up` and `down` start and stop it in the
-background.
+`python -m salon.stack REDIS OWNER REWARD...` is the supervisor; `up` and `down` start and stop it
+in the background.
 """
 
 import os
@@ -22,11 +22,13 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from salon import logs, redis_url
+from salon.bound_jobs import settle_bound_jobs
 from salon.broker import create_app
 from salon.channel import connect
 from salon.connection import RedisRefused, connect_now
 from salon.embedded_redis import redis_program
 from salon.errors import SalonError, StackUnavailable
+from salon.extras import absent, require
 from salon.local_services import (
     DEFAULT_REWARDS,
     LocalService,
@@ -55,7 +57,9 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EMBEDDED, FOREIGN = "embedded", "foreign"  # whose Redis it is
 
 
-def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str, Any]:
+def up(
+    settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS, owner: int = 0
+) -> dict[str, Any]:
     """Start the stack in the background and wait until all of it answers.
 
     A Redis that answers at SALON_REDIS_URL is used as it is, and `down` leaves it alone; else the
@@ -64,6 +68,7 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
     Args:
         settings: those of the stack.
         rewards: names of those to serve, or `all`.
+        owner: the id of this process, if the stack is to end with it; 0: it goes on alone.
 
     Returns:
         The stack's state; see `salon.stack_state.write_state`.
@@ -79,6 +84,7 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
         raise SalonError(f"a stack runs already (pid {state['pid']}): stop it with `salon down`")
     # All that may be wrong with them is found here, where the error reaches the user.
     services = local_services(settings, rewards)
+    _require_extras(services)
     programs(settings, services)
     whose = _whose_redis(settings.redis_url)
     _check_ports(settings, services, whose)
@@ -91,7 +97,7 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
     log_file = append_privately(settings.state_dir / "logs" / "stack.log")
     with os.fdopen(log_file, "ab") as output:
         process = subprocess.Popen(
-            python("salon.stack", whose, *rewards),
+            python("salon.stack", whose, str(owner), *rewards),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -103,6 +109,13 @@ def up(settings: Settings, rewards: Sequence[str] = DEFAULT_REWARDS) -> dict[str
         down(settings, process.pid)
         raise
     return running(settings) or {}
+
+
+def _require_extras(services: Sequence[LocalService]) -> None:
+    """What the processes need; raises MissingExtra."""
+    parts = ["services", "trainer", *(["models"] if any(s.options for s in services) else [])]
+    if absent(*parts):  # if only the server of Redis is, another may be there
+        require("the local stack", "stack", *parts)
 
 
 def down(settings: Settings, pid: int | None = None) -> bool:
@@ -117,7 +130,7 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         try:
             process = psutil.Process(supervisor)
             process.terminate()
-            process.wait(2 * settings.grace_seconds + 30)
+            process.wait(settle_seconds(settings) + 2 * settings.grace_seconds + 30)
         except psutil.NoSuchProcess:
             log.debug("supervisor is gone already", pid=supervisor)
         except psutil.TimeoutExpired:
@@ -240,14 +253,18 @@ def main() -> None:
     folder = settings.state_dir / "logs"
     with LogFile(folder / "stack.log", "stack").standard_streams():
         try:
-            _supervise(settings, Supervisor(folder), sys.argv[1], sys.argv[2:])
+            _supervise(settings, Supervisor(folder), *sys.argv[1:3], sys.argv[3:])
         except Exception:
             log.exception("the stack ends")
             sys.exit(1)
 
 
 def _supervise(
-    settings: Settings, supervisor: Supervisor, whose_redis: str, rewards: Sequence[str]
+    settings: Settings,
+    supervisor: Supervisor,
+    whose_redis: str,
+    owner: str,
+    rewards: Sequence[str],
 ) -> None:
     services = local_services(settings, rewards)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -263,6 +280,7 @@ def _supervise(
         if whose_redis == EMBEDDED:
             supervisor.add(redis_program(settings.state_dir, settings.redis_url))
         _await_redis(settings, supervisor)
+        settle_bound_jobs(settings)  # of a stack that had no time to
         for program in programs(settings, services):
             supervisor.add(program)
         pids: list[int] = []
@@ -270,10 +288,19 @@ def _supervise(
             supervisor.tend()
             if pids != (pids := [child.pid for child in supervisor.children]):
                 _record(settings, supervisor, note)
+            if int(owner) not in (0, os.getppid()):
+                log.warning("the command that started this stack is gone", owner=owner)
+                break
     finally:
+        settle_bound_jobs(settings, settle_seconds(settings))
         supervisor.stop()
         if own_shared_dir is not None:
             _remove(own_shared_dir)
+
+
+def settle_seconds(settings: Settings) -> float:
+    """How long a job may take to notice that it is cancelled, and to stop."""
+    return settings.lease_seconds + settings.grace_seconds
 
 
 def _make_shared_dir(settings: Settings) -> Path | None:

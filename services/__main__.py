@@ -12,6 +12,7 @@ import typer
 
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
+from salon.extras import require
 from salon.images import ImageLimits
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
@@ -19,7 +20,6 @@ from services import flags
 from services.hosting import choose_rewards
 from services.limits import Limits
 from services.options import ServerOptions, tls_files
-from services.server import serve
 
 _SERVER = ServerOptions()
 _LIMITS = Limits()
@@ -65,6 +65,9 @@ def main(
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
+        require(f"python -m services {module}", "services")
+        from services.server import serve  # noqa: PLC0415 - it needs what may not be installed
+
         options = ServerOptions(
             host=host,
             port=port,

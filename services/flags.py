@@ -14,8 +14,8 @@ _REWARD = "The reward"
 Module = Annotated[
     str,
     Argument(
-        help="A module of services.rewards, or the dotted path of your own; followed by :MyReward "
-        "for one class of it."
+        help="A module of services.rewards, or the dotted path of your own, followed by :MyReward "
+        "for one class of it; or the name of a reward, for that one alone."
     ),
 ]
 

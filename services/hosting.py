@@ -1,16 +1,19 @@
 """From a module's name and options to the rewards it holds."""
 
+import difflib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 
 import structlog
 from pydantic import ValidationError
 
 from salon.errors import InvalidRequest, RewardFailed, SalonError
+from salon.local_services import LOCAL_SERVICES
 from salon.own_modules import namesake
 from salon.stand_ins import is_stand_in
 from services import rewards
@@ -57,6 +60,8 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
     Args:
         name: a module of `services.rewards`, such as `jpeg`, or the dotted path of any other
             module, such as `my_package.my_reward`; followed by `:MyReward` for that class alone.
+            Where there is no such module, the name of a reward in `services.rewards`, such as
+            `jpeg_compressibility`: that one alone.
         options: of the rewards' `Config`; each reward gets those it knows.
 
     Raises:
@@ -64,8 +69,11 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
             used.
     """
     path, _, class_name = name.partition(":")
-    module = _import(path)
+    alone = path in _BY_REWARD and not class_name and not _is_module(path)
+    module = _import(_BY_REWARD[path] if alone else path)
     classes = _find_classes(module, class_name)
+    if alone:
+        classes = [reward for reward in classes if reward.name == path]
     for reward in classes:
         # A version may be set when the model is loaded.
         missing = [fact for fact in ("name", "description") if not hasattr(reward, fact)]
@@ -82,24 +90,47 @@ def load_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Re
     return [choice.load() for choice in choose_rewards(name, options)]
 
 
+_BY_REWARD = {reward: service.module for service in LOCAL_SERVICES for reward in service.rewards}
+"""The module of each reward; to ask the modules themselves would import torch for a name."""
+
+
+def _is_module(name: str) -> bool:
+    """Whether there is one of that name, ours or the user's."""
+    for path in (f"{rewards.__name__}.{name}", name):
+        try:
+            if find_spec(path) is not None:
+                return True
+        except (ImportError, ValueError):  # of a path whose package there is not
+            continue
+    return False
+
+
 def _import(name: str) -> ModuleType:
     builtin = f"{rewards.__name__}.{name}"
     known = sorted(found.name for found in pkgutil.iter_modules(rewards.__path__))
     path = builtin if name in known else name
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise _unknown(name, known)
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         # A module that exists but lacks a dependency is another matter.
         if error.name is not None and f"{path}.".startswith(f"{error.name}."):
-            raise InvalidRequest(
-                f"no reward module {name!r}: choose one of {', '.join(known)}, "
-                "or give the path of your own, such as my_package.my_reward or my_module:MyReward"
-            ) from None
+            raise _unknown(name, known) from None
         if path == builtin:
             raise InvalidRequest(
                 f"reward module {name} needs {error.name}: pip install 'salon[models]'"
             ) from None
         raise
+
+
+def _unknown(name: str, modules: list[str]) -> InvalidRequest:
+    near = difflib.get_close_matches(name, [*modules, *_BY_REWARD], n=1)
+    return InvalidRequest(
+        f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
+        "own, such as my_package.my_reward or my_module:MyReward"
+        f"{f'; did you mean {near[0]}?' if near else ''}"
+    )
 
 
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:

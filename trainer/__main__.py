@@ -23,6 +23,7 @@ import typer
 from salon import logs
 from salon.connection import connect, connect_once
 from salon.errors import SalonError
+from salon.extras import MissingExtra, require
 from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
@@ -144,6 +145,11 @@ def _attempt(
     Raises:
         LeaseLost: nothing may be written for the job any more.
     """
+    try:
+        require("this host's trainer", "trainer")
+    except MissingExtra as error:
+        log.error("job failed", reason=str(error))
+        return JobState.FAILED, str(error)
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
     from trainer.ranks import PASSING  # noqa: PLC0415

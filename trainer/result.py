@@ -43,6 +43,7 @@ def write_result(
         write_model_card(path, spec, summary, before, after)
     folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
     write_report(folder, spec, summary, before, after, read_metrics(folder))
+    tracker.result(summary)
     if spec.push_to_hub is not None:
         _push(spec.push_to_hub, folder, tracker)
 

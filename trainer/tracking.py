@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -143,6 +144,11 @@ class Tracker:
         """Tell whoever watches what goes on between iterations."""
         log.info(text)
         self._lease.emit("stage", {"text": text})
+
+    def result(self, summary: Mapping[str, Any]) -> None:
+        """Tell whoever watches what came of it: before, after and effect size of each reward."""
+        told = {key: summary[key] for key in ("rewards", "eval_rewards")}
+        self._lease.emit("result", told)
 
     def warn(self, text: str) -> None:
         """Tell whoever watches of something that went wrong and ends nothing."""

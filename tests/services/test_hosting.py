@@ -1,9 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
 from salon.errors import InvalidRequest, RewardFailed
+from salon.local_services import LOCAL_SERVICES
 from services.hosting import choose_rewards, load_rewards
 from tests.fixtures.service import REPOSITORY
 
@@ -136,3 +138,33 @@ def test_a_reward_whose_dependency_is_missing_says_how_to_install_it():
     )
     assert "InvalidRequest: reward module clip_score needs torch" in done.stderr
     assert "pip install 'salon[models]'" in done.stderr
+
+
+@pytest.mark.parametrize("reward", [r for service in LOCAL_SERVICES for r in service.rewards])
+def test_a_reward_is_found_by_its_name(reward):
+    names = [choice.reward.name for choice in choose_rewards(reward)]
+    # perceptual is the name of a module, too, which has another reward beside it.
+    assert names == (["perceptual", "style"] if reward == "perceptual" else [reward])
+
+
+def test_a_module_comes_before_a_reward_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "style.py").write_text(BARE.replace('"bare"', '"mine"\n    description = "Mine."'))
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert [choice.reward.name for choice in choose_rewards("style")] == ["mine"]
+    finally:
+        sys.modules.pop("style", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("jpeg_compresibility", "did you mean jpeg_compressibility?"),
+        ("jpeg_compressibility:Other", "no reward module 'jpeg_compressibility'"),
+        ("", "no reward module ''"),
+        (".jpeg", "no reward module '.jpeg'"),
+    ],
+)
+def test_what_is_neither_reward_nor_module_is_named(name, words):
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        choose_rewards(name)

@@ -3,9 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
+from salon.cli.records import jobs_table
+from salon.cli.watch import Screen, watch
 from salon.jobs import Event, JobState, JobStore
 from salon.lease import acquire
-from salon.watch import Screen, jobs_table, watch
 
 
 def iteration(number, reward, seconds=2.0, total=10):
@@ -40,8 +41,8 @@ def test_the_screen_shows_progress_reward_speed_wait_and_time_left():
     assert "tiny-1  running" in text
     assert "iteration 4/10" in text
     assert "brightness" in text
-    assert "-0.6000 ± 0.2500" in text
-    assert "0.0000 ± 1.0000" not in text
+    assert "−0.60 ± 0.25" in text
+    assert "0.00 ± 1.00" not in text
     assert "32.0" in text
     assert "12.5% of the time (0.25 s)" in text
     assert "ETA 0:00:12" in text  # 6 iterations of 2 s
@@ -54,7 +55,7 @@ def test_several_rewards_are_each_shown():
     screen = Screen("tiny-1")
     screen.feed(event)
     assert "second" in render(screen)
-    assert "brightness 2.0000 ± 0.2500  second 5.0000 ± 0.5000" in screen.line(event)
+    assert "brightness 2.00 ± 0.25  second 5.00 ± 0.50" in screen.line(event)
 
 
 def test_the_last_evaluation_and_every_warning_stay_on_the_screen():

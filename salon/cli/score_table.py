@@ -45,13 +45,35 @@ class Answer:
     reward: str
     version: str
     said: Sequence[Outcome] | SalonError
+    was_named: bool = False
+    """Asked for by its name: then it fails, too, where it lacks an input."""
 
     @property
     def failed(self) -> bool:
         """Whether something went wrong, beyond an input that was not given."""
         if isinstance(self.said, SalonError):
             return not _is_answer(self.said)
-        return any(outcome.error and not _is_answer(outcome.error) for outcome in self.said)
+        errors = [outcome.error for outcome in self.said if outcome.error]
+        return any(self.was_named or not _is_answer(error) for error in errors)
+
+    def by_image(self, names: Sequence[str]) -> list[tuple[str, Outcome | SalonError]]:
+        """What was said of each of the images of these names."""
+        if isinstance(self.said, SalonError):
+            return [(name, self.said) for name in names]
+        return list(zip(names, self.said, strict=True))
+
+
+def ask_one(settings: Settings, target: str, reward: str, batch: Batch) -> Answer:
+    """The answer of the one reward that was asked for (empty: the service's own).
+
+    Raises:
+        SalonError: it scored nothing at all.
+    """
+    with RewardClient(
+        target, max_message_bytes=settings.max_message_bytes, security=settings.security
+    ) as client:
+        said = batch.score(client, reward)
+    return Answer(said[0].reward, said[0].version, said, was_named=True)
 
 
 def ask_all(settings: Settings, targets: Mapping[str, Sequence[str]], batch: Batch) -> list[Answer]:
@@ -83,10 +105,34 @@ def _ask(client: RewardClient, reward: reward_pb2.Reward, batch: Batch) -> Answe
         return Answer(reward.name, reward.version, error)
 
 
+def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[dict[str, Any]]:
+    """An object for each reward and image."""
+    return [
+        {
+            "image": name,
+            "reward": answer.reward,
+            "version": answer.version or None,
+            **_result(said),
+        }
+        for answer in answers
+        for name, said in answer.by_image(batch.names)
+    ]
+
+
+def _result(said: Outcome | SalonError) -> dict[str, Any]:
+    if isinstance(said, Outcome) and said.error is None:
+        return {"score": said.score, "error": None, "details": dict(said.details)}
+    error = said.error if isinstance(said, Outcome) else said
+    code = error.code_name if isinstance(error, SampleError) else type(error).__name__
+    return {"score": None, "error": {"code": code, "message": str(error)}, "details": {}}
+
+
 def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
     """One row for each reward and image, which is named if there are several."""
     several = len(batch.names) > 1
-    table = Table(*(["image"] if several else []), box=None)
+    table = Table(box=None)
+    if several:
+        table.add_column("image", no_wrap=True)
     table.add_column("reward", no_wrap=True)
     table.add_column("score", no_wrap=True, style="bold")
     table.add_column("details or error", overflow="fold")

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import ServiceUnavailable
 from salon.local_services import LOCAL_SERVICES
-from salon.score_table import Answer, Batch, score_table
 from tests.fixtures.command import Salon, assert_one_line_error
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 REWARDS = "jpeg_compressibility,l2,aesthetic,preference"
 SERVED = {*REWARDS.split(","), "jpeg_incompressibility"}
 

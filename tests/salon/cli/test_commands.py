@@ -18,7 +18,7 @@ from tests.fixtures.command import assert_one_line_error
 from tests.fixtures.redis import RedisServer, TlsProxy
 from tests.fixtures.stack import wait_until
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 SPEC = {
     "name": "tiny",
     "model": "nowhere/at-all",

@@ -1,0 +1,58 @@
+"""Jobs that end with the stack that they were submitted to, as those of `salon run` do.
+
+`salon run` may end in ways in which it can do nothing any more, by `kill -9` for one. What is left
+of it would be a job that the next stack runs unasked. So the job is in a set from the moment it is
+stored, and the supervisor of the stack settles what is in the set: before it stops, for whatever
+reason, and, should the whole host have gone down, before it starts the first worker.
+"""
+
+import socket
+import time
+
+import redis
+import structlog
+
+from salon.connection import connect_once
+from salon.jobs import JobNotFound, JobStore
+from salon.settings import Settings
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.2
+TIMEOUT_SECONDS = 5.0
+
+
+def bound_key(settings: Settings) -> str:
+    """The set of those of the stack of this host and state folder."""
+    return f"salon:bound:{socket.gethostname()}:{settings.state_dir.absolute()}"
+
+
+def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
+    """Cancel what is not over yet, and wait so long for it to be.
+
+    A job that runs stops at its next step. One whose trainer does not stop in time keeps the wish,
+    and is cancelled instead of started when its turn comes again. Without Redis that is logged.
+    """
+    key = bound_key(settings)
+    client = connect_once(settings.redis_url, TIMEOUT_SECONDS)
+    store = JobStore(client)
+    deadline = time.monotonic() + wait_seconds
+    try:
+        for raw in client.smembers(key):
+            job = raw.decode()
+            try:
+                log.info("settled", job=job, state=_settle(store, job, deadline))
+            except JobNotFound as error:
+                log.warning("cannot settle a job", reason=str(error))
+            client.srem(key, raw)
+    except redis.RedisError as error:
+        log.error("cannot settle the jobs of this stack", reason=str(error))
+
+
+def _settle(store: JobStore, job: str, deadline: float) -> str:
+    answer = store.cancel(job)
+    while answer == "requested" and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        # Asked again, not only looked at: if its trainer is gone this cancels it.
+        answer = store.cancel(job)
+    return answer

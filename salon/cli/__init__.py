@@ -1,0 +1,5 @@
+"""The `salon` command."""
+
+from salon.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,68 @@
+"""The `salon` command: its commands by name, and how it ends."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import redis
+import typer
+from kombu.exceptions import OperationalError
+
+from salon.cli import jobs, stack, status, submit
+from salon.cli.score import score
+from salon.cli.terminal import EXIT_ERROR, console, prepare, print_error
+from salon.cli.token import token
+from salon.ctrl_c import never_lose_ctrl_c
+from salon.errors import SalonError
+from salon.own_modules import come_last
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"salon {version('salon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _salon(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Score images with reward models; fine-tune image generators against them."""
+
+
+app.command()(stack.up)
+app.command()(stack.down)
+app.command()(status.status)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    stack.serve
+)
+app.command()(score)
+app.command()(token)
+app.command()(submit.submit)
+app.command()(submit.run)
+app.command("jobs")(jobs.list_jobs)
+app.command()(jobs.show)
+app.command("watch")(submit.watch_job)
+app.command("logs")(jobs.show_logs)
+app.command()(jobs.cancel)
+app.command()(jobs.report)
+
+
+def main() -> None:
+    """Run the command; an error the user can mend is one line, not a traceback."""
+    come_last()
+    prepare()
+    never_lose_ctrl_c()
+    try:
+        app()
+    except (SalonError, redis.RedisError, OperationalError, OSError) as error:
+        print_error(error)
+        sys.exit(EXIT_ERROR)

@@ -1,0 +1,83 @@
+"""A job's spec before it is submitted: checked, and what of it is worth a line on the screen."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from salon.errors import InvalidRequest
+from salon.settings import Settings
+
+MAX_SEEDS = 100  # jobs of one command
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
+
+
+@dataclass(frozen=True)
+class CheckedSpec:
+    """A spec that is right, as JSON values: what a job's record holds."""
+
+    name: str
+    resolved: Mapping[str, Any]
+    changed: Mapping[str, Any]  # without what has its default
+
+    @property
+    def rewards(self) -> list[str]:
+        """All that it asks for, for training and for evaluation."""
+        return rewards_of(self.resolved)
+
+    def outline(self) -> dict[str, Any]:
+        """What differs from the defaults, prompts counted instead of listed."""
+        shown = dict(self.changed)
+        # A default too, but of the two it is the one that says what the rest means.
+        shown["algorithm"] = {"name": self.resolved["algorithm"]["name"], **shown["algorithm"]}
+        shown["prompts"] = _count(self.resolved["prompts"])
+        prompts = _count(self.resolved["evaluation"]["prompts"])
+        shown["evaluation"] = {**shown["evaluation"], "prompts": prompts}
+        return shown
+
+
+def _count(prompts: Sequence[str]) -> str:
+    return f"{len(prompts)} prompts, e.g. {prompts[0]}"
+
+
+def rewards_of(resolved: Mapping[str, Any]) -> list[str]:
+    """The names of all rewards that a resolved spec asks for."""
+    trained = [reward["name"] for reward in resolved.get("rewards", [])]
+    return [*trained, *resolved.get("eval_rewards", [])]
+
+
+def check(settings: Settings, path: Path, overrides: Sequence[str]) -> CheckedSpec:
+    """Read a spec and check all of it that can be checked before it runs.
+
+    Raises:
+        InvalidRequest: it cannot be run as it is.
+    """
+    # The one thing above the ground floor this command knows, and only to check a spec early.
+    from trainer.spec import check_inputs  # noqa: PLC0415
+    from trainer.spec_file import load_spec  # noqa: PLC0415
+
+    spec = load_spec(path, list(overrides))
+    check_inputs(spec, settings)
+    changed = spec.model_dump(mode="json", exclude_defaults=True)
+    return CheckedSpec(spec.name, spec.model_dump(mode="json"), changed)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of `0-4` or `0,3,7`, or of both mixed, each once, in the order given.
+
+    Raises:
+        InvalidRequest: they are something else, or too many.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise InvalidRequest(f"--seeds {text!r}: {part!r} is no seed and no range such as 0-4")
+        if last - first >= MAX_SEEDS or len(seeds) + last - first >= MAX_SEEDS:
+            raise InvalidRequest(f"--seeds {text!r}: one command submits at most {MAX_SEEDS} jobs")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InvalidRequest(f"--seeds {text!r} names a seed twice: its job would be the same")
+    return seeds

@@ -1,0 +1,138 @@
+"""What the `salon` command prints, on whatever it is given: a terminal, a pipe, nothing at all."""
+
+import codecs
+import io
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TextIO
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from salon.numbers import finite
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended
+
+_SIGNS = str.maketrans(
+    {
+        **dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#", strict=True)),
+        **dict.fromkeys("−–—‐‑", "-"),
+        **dict.fromkeys("‘’", "'"),
+        **dict.fromkeys("“”", '"'),
+        **{chr(braille): "*" for braille in range(0x2800, 0x2900)},  # of which spinners are made
+        "…": "...",
+        "±": "+/-",
+        "×": "x",
+        "·": ".",
+        "→": "->",
+        "≤": "<=",
+        "≥": ">=",
+    }
+)
+"""How what we print ourselves is written where the output is not UTF-8."""
+
+_ANY_WIDTH = 100_000  # characters; more than any line has
+_PROSE_WIDTH = 20  # characters; where there is no room for so many, wrapping helps nobody
+
+
+class _PlainOutput(io.TextIOWrapper):
+    """Text in another encoding than UTF-8: our signs in ASCII, whatever else it lacks as `?`.
+
+    Ours in ASCII even where the encoding has some of them, as Latin-1 has ±: beside a minus that it
+    lacks they would look odd, and what reads the output is likely to expect ASCII.
+    """
+
+    def write(self, text: str) -> int:
+        """Write `text`, and return its length."""
+        super().write(text.translate(_SIGNS))
+        return len(text)
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """End as other programs do when nobody reads on (`| head`): without a word."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(EXIT_BROKEN_PIPE)
+
+
+console = _Terminal(highlight=False)
+notices = _Terminal(highlight=False, stderr=True)
+"""For what is no answer: errors, warnings, and all words where the answer is JSON."""
+
+
+def prepare() -> None:
+    """Make stdout and stderr take whatever is printed: call it once, before anything is."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed; what is opened next, a log or a socket, would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error("salon.plain", _plain)
+    sys.stdout, sys.stderr = _tolerant(sys.stdout), _tolerant(sys.stderr)
+
+
+def hang_up() -> None:
+    """Write to nothing where the terminal was: it is closed, and writing to it is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
+    """The one document of a command with --json; what JSON has no number for is null."""
+    console.out(json.dumps(finite(document), indent=2), highlight=False)
+
+
+def print_table(table: Table, on: Console = console) -> None:
+    """Cut nothing: a line is as long as it must be, and in a pipe a row is a line.
+
+    Columns that are names or paths must not wrap (`no_wrap`); those of prose may, in a terminal.
+    """
+    options = on.options.update(max_width=_ANY_WIDTH)
+    for column in table.columns:
+        cells = [column.header, *column.cells]
+        longest = max(Measurement.get(on, options, cell).maximum for cell in cells)
+        column.min_width = longest if column.no_wrap else min(longest, _PROSE_WIDTH)
+    needed = Measurement.get(on, options, table)
+    fits = on.is_terminal and needed.minimum <= on.width  # else the terminal wraps whole lines
+    table.width = min(needed.maximum, on.width) if fits else needed.maximum
+    on.print(table, crop=False)
+
+
+def print_error(error: object) -> None:
+    """One line on stderr, whatever stdout is."""
+    line = Text("error: ", style="red").append(str(error), style="default")
+    notices.print(line, soft_wrap=True)
+
+
+def _tolerant(stream: TextIO | None) -> TextIO:
+    """`stream`, but it takes every character; where there is none, what goes to nothing."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for good
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    if codecs.lookup(stream.encoding).name != "utf-8":
+        buffering, encoding = stream.line_buffering, stream.encoding
+        stream = _PlainOutput(stream.detach(), encoding, line_buffering=buffering)
+    stream.reconfigure(errors="salon.plain")
+    return stream
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    return "".join(_ascii(character) for character in part), error.end
+
+
+def _ascii(character: str) -> str:
+    """E.g. e for é; what has no such form, as half of a surrogate pair, is a question mark."""
+    simple = unicodedata.normalize("NFKD", character).translate(_SIGNS)
+    return "".join(part for part in simple if part.isascii()) or "?"

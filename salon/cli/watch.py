@@ -1,0 +1,224 @@
+"""Follow a job in the terminal: progress, rewards, speed, what it waits for, when it will end."""
+
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from salon.cli.queue import Queue
+from salon.cli.records import STYLES
+from salon.jobs import Event, Job, JobState, JobStore
+from salon.numbers import decimals_for, mean_and_std, significant
+
+BARS = "▁▂▃▄▅▆▇█"
+RECENT = 10  # iterations over which the speed is taken
+WIDTH = 48  # columns of a curve and of the progress bar, where there is room for them
+QUEUE_SECONDS = 5.0  # between two looks at what a queued job waits for
+
+
+class Screen:
+    """What is known of one job, as rich renders it; fed with the job's events."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        self.state = JobState.QUEUED
+        self.reason = ""
+        self.note = "waiting for a training worker"
+        self.evaluated = ""
+        self.warnings: list[str] = []
+        self._decimals: dict[str, int] = {}  # by reward: the same on the whole screen
+        self._means: dict[str, dict[int, float]] = defaultdict(dict)  # by reward and iteration
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+        self._last: Mapping[str, Any] = {}
+
+    def feed(self, event: Event) -> None:
+        """Take in one event."""
+        data = event.data
+        if event.kind == "state":
+            self.state = JobState(data["state"])
+            self.reason = data.get("reason", "")
+            self.note = f"attempt {data['attempt']} on {data['owner']}" if "owner" in data else ""
+        elif event.kind == "iteration":
+            self.note = ""
+            self._last = data
+            self._seconds.append(data["seconds"])
+            for reward in _rewards(data):
+                self._means[reward][data["iteration"]] = data[f"rewards/{reward}/mean"]
+        elif event.kind == "evaluation":
+            self.evaluated = self._evaluation(data)
+        elif event.kind == "warning":
+            self.warnings.append(data["text"])
+        elif event.kind in ("stage", "waiting"):
+            self.note = data["text"]
+
+    def line(self, event: Event) -> str:
+        """One event as one line, for output that is no terminal."""
+        data = event.data
+        if event.kind == "iteration":
+            rewards = _rewards(data)
+            scores = "  ".join(f"{r} {self._score(data, f'rewards/{r}', r)}" for r in rewards)
+            return (
+                f"iteration {data['iteration']}/{data['iterations']}  {scores}  "
+                f"{data['samples_per_second']:.1f} samples/s  "
+                f"waiting {data['reward_wait_fraction']:.0%}  ETA {self._eta()}"
+            )
+        if event.kind == "state":
+            return f"{data['state']}  {data.get('reason', '')}".rstrip()
+        if event.kind == "evaluation":
+            return self._evaluation(data)
+        return str(data.get("text", event.kind))
+
+    def _evaluation(self, data: Mapping[str, Any]) -> str:
+        found = []
+        for name, value in data.items():
+            measure = name.removeprefix("eval/")
+            if name.endswith("/mean"):
+                reward = measure.removesuffix("/mean")
+                found.append(f"{reward} {self._score(data, f'eval/{reward}', reward)}")
+            elif name.startswith("eval/") and not name.endswith("/std"):
+                found.append(f"{measure} {significant(value)}")
+        if not found:
+            return str(data["text"])
+        return f"evaluated after iteration {data['iteration']}: {', '.join(found)}"
+
+    def _score(self, data: Mapping[str, Any], key: str, reward: str) -> str:
+        """Mean and spread, with as many decimals as the first spread of that reward supports."""
+        mean, std = data[f"{key}/mean"], data.get(f"{key}/std")
+        decimals = self._decimals.setdefault(reward, decimals_for(std or mean))
+        return mean_and_std(mean, std, decimals)
+
+    def _eta(self) -> str:
+        if not self._seconds:
+            return "–"
+        left = self._last["iterations"] - self._last["iteration"]
+        seconds = round(left * sum(self._seconds) / len(self._seconds))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+    def _curve(self, reward: str, width: int = WIDTH) -> str:
+        values = [mean for _, mean in sorted(self._means[reward].items())]
+        step = max(1, -(-len(values) // width))
+        means = [
+            sum(values[i : i + step]) / len(values[i : i + step])
+            for i in range(0, len(values), step)
+        ]
+        low, high = min(means), max(means)
+        span = high - low or 1.0
+        return "".join(BARS[int((mean - low) / span * (len(BARS) - 1))] for mean in means)
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        """The whole screen."""
+        yield self._render(options.max_width)
+
+    def _render(self, width: int) -> RenderableType:
+        title = Text.assemble(
+            (self.job, "bold"), "  ", (self.state.value, STYLES[self.state.value])
+        )
+        parts: list[RenderableType] = [title]
+        if self._last:
+            parts += [self._progress(width), self._numbers(width)]
+        if self.evaluated:
+            parts.append(Text(self.evaluated, style="dim"))
+        parts += [Text(warning, style="bold yellow") for warning in self.warnings]
+        if self.note:
+            parts.append(Text(self.note, style="yellow"))
+        if self.reason:
+            parts.append(Text(self.reason, style=STYLES[self.state.value]))
+        return Group(*parts)
+
+    def _progress(self, width: int) -> RenderableType:
+        done, total = self._last["iteration"], self._last["iterations"]
+        said, left = f"iteration {done}/{total}", f"ETA {self._eta()}"
+        room = width - len(said) - len(left) - 4
+        if room < 4:
+            return Text(f"{said}  {left}")
+        row = Table.grid(padding=(0, 2))
+        row.add_row(said, ProgressBar(total=total, completed=done, width=min(WIDTH, room)), left)
+        return row
+
+    def _numbers(self, width: int) -> RenderableType:
+        last = self._last
+        rows = [("samples/s", f"{last['samples_per_second']:.1f}")]
+        waited = f"{last['reward_wait_fraction']:.1%} of the time"
+        rows.append(("waiting for rewards", f"{waited} ({last['reward_wait_seconds']:.2f} s)"))
+        if last.get("dropped"):
+            rows.append(("dropped", f"{last['dropped']:.0f} samples"))
+        rewards = _rewards(last)
+        names = max(len(name) for name in [*rewards, *(name for name, _ in rows)])
+        room = max(4, min(WIDTH, width - names - 2))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for reward in rewards:
+            table.add_row(reward, self._score(last, f"rewards/{reward}", reward))
+            table.add_row("", Text(self._curve(reward, room), style="cyan"))
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def _rewards(data: Mapping[str, Any]) -> list[str]:
+    """Their names; what is shown is their scores: a normalised sum of them has no level."""
+    return [
+        name.split("/")[1]
+        for name in data
+        if name.startswith("rewards/") and name.endswith("/mean")
+    ]
+
+
+def watch(store: JobStore, job: str, console: Console, queue: Queue | None = None) -> Job:
+    """Show `job` until it is over and return its final record.
+
+    In a terminal the screen is redrawn in place; elsewhere each event is one line.
+
+    Args:
+        store: where the job is.
+        job: its id.
+        console: shows it.
+        queue: asked what the job waits for while nothing runs it; None: nobody is.
+
+    Raises:
+        JobNotFound: no such job.
+    """
+    store.get(job)
+    screen = Screen(job)
+    if console.is_terminal and not console.is_dumb_terminal:
+        with Live(screen, console=console, refresh_per_second=4):
+            for event in _events(store, job, queue, block_seconds=0.5):
+                screen.feed(event)
+    else:
+        for event in _events(store, job, queue, block_seconds=1.0):
+            screen.feed(event)
+            if event.kind != "result":
+                console.print(screen.line(event), markup=False, highlight=False, soft_wrap=True)
+    return store.get(job)
+
+
+def _events(
+    store: JobStore, job: str, queue: Queue | None, block_seconds: float
+) -> Iterator[Event]:
+    """Those of the job, and `waiting` while it is queued, whenever it waits for something else."""
+    queued, told, looked = True, "", 0.0
+    for event in store.follow(job, block_seconds):
+        if event is not None:
+            if event.kind == "state":
+                queued, told = event.data["state"] == JobState.QUEUED, ""
+            yield event
+        elif queue is not None and queued and time.monotonic() - looked > QUEUE_SECONDS:
+            looked = time.monotonic()
+            try:
+                text = queue.waits_for(store.get(job))
+            except (RedisError, OperationalError):
+                continue  # the store waits for Redis, and says so if it waits in vain
+            # Numbers count up while it waits for the same thing.
+            if (plain := re.sub(r"\d+", "", text)) != told:
+                told = plain
+                yield Event("", "waiting", {"text": text})
