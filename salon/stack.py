@@ -253,7 +253,7 @@ def main() -> None:
     folder = settings.state_dir / "logs"
     with LogFile(folder / "stack.log", "stack").standard_streams():
         try:
-            _supervise(settings, Supervisor(folder), *sys.argv[1:3], sys.argv[3:])
+            _supervise(settings, Supervisor(folder), sys.argv[1], sys.argv[2], sys.argv[3:])
         except Exception:
             log.exception("the stack ends")
             sys.exit(1)
