@@ -248,8 +248,8 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     ("file", "reason"),
     [
         ("tokenizer/tokenizer.json", "its tokenizer has no words"),
-        ("text_encoder/model.safetensors", "Error while deserializing header"),
-        ("unet/diffusion_pytorch_model.safetensors", "Unable to load weights"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors cannot be read: .*cut"),
+        ("unet/diffusion_pytorch_model.safetensors", "cut short at 3 bytes"),
     ],
 )
 def test_a_file_that_is_missing_or_cut_short_is_refused(pipeline_folder, tmp_path, file, reason):
