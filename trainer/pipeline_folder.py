@@ -61,9 +61,11 @@ class PipelineFolder:
         self.classes: dict[str, tuple[str, str]] = {}
         """Library and class of each part that has weights."""
         for part in _STEMS:
-            library, name = (index.get(part) or (None, None))[:2]
-            if library is None:
-                continue
+            match index.get(part):
+                case [str(library), str(name)]:
+                    self.classes[part] = library, name
+                case _:  # [null, null]: this pipeline has none
+                    continue
             if library not in ("diffusers", "transformers"):
                 raise self.refusal(
                     f"its {part} is a {name} of {library}, code of its own; {WAY_OUT}"
@@ -179,8 +181,8 @@ class PipelineFolder:
         projection = unet.get("encoder_hid_dim_type")
         if projection not in (None, "text_proj"):
             return (
-                f"{where} encoder_hid_dim_type {projection!r}: it wants an image with the text; take "
-                "the model without that adapter"
+                f"{where} encoder_hid_dim_type {projection!r}: it wants an image with the text; "
+                "take the model without that adapter"
             )
         added = unet.get("addition_embed_type")
         if added not in (("text_time",) if self.kind == XL else (None, "text")):
