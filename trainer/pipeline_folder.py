@@ -147,7 +147,7 @@ class PipelineFolder:
                 "convert them to safetensors, with save_pretrained of whoever trusts them"
             )
         wanted = missing[0].name if missing else f"{stem}.safetensors"
-        return f"its {part} has no weights: there is no {part}/{wanted}; fetch or write the folder anew"
+        return f"its {part} has no weights: there is no {part}/{wanted}; fetch or write it anew"
 
     def _header(self, path: Path) -> dict[str, Any]:
         try:

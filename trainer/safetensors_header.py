@@ -39,7 +39,5 @@ def read_header(path: Path) -> dict[str, Any]:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             raise ValueError("it is no safetensors file") from None
     if size != 8 + length + end:
-        raise ValueError(
-            f"it has {size} bytes of {8 + length + end}: it is cut short, or more was added to it"
-        )
+        raise ValueError(f"it has {size} bytes where its header says {8 + length + end}")
     return dict(header)
