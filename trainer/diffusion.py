@@ -22,6 +22,7 @@ from trainer.conditioning import Conditioning
 from trainer.lora import ADAPTER, add_lora, has_lora
 from trainer.pipeline import TOKENIZERS, load_pipeline
 from trainer.precision import Precision, autocast, freeze_in
+from trainer.prompts.reading import PromptReader
 
 
 class Diffusion:
@@ -82,6 +83,15 @@ class Diffusion:
         # Latents are not bounded by ±1 as pixels are, hence no clipping of predicted samples.
         return kind.from_config(config, clip_sample=False, thresholding=False)
 
+    def use_scheduler(self, name: Literal["ddim", "ddpm"]) -> DDIMScheduler | DDPMScheduler:
+        """The same, in the place of the model's own: what is saved draws as it was trained to.
+
+        Raises:
+            ValueError: as `scheduler` does.
+        """
+        self.pipeline.scheduler = self.scheduler(name)
+        return self.pipeline.scheduler
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one sample's latents."""
@@ -89,6 +99,12 @@ class Diffusion:
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return config.in_channels, height, width
+
+    @property
+    def prompt_reader(self) -> PromptReader:
+        """Tells what the text encoders read of prompts."""
+        tokenizers = [getattr(self.pipeline, name, None) for name in TOKENIZERS]
+        return PromptReader([tokenizer for tokenizer in tokenizers if tokenizer is not None])
 
     def add_lora(
         self, *, rank: int, alpha: float, target_modules: Sequence[str], seed: int
@@ -162,10 +178,10 @@ class Diffusion:
         return to_uint8(pixels.float())
 
     def save(self, folder: Path) -> None:
-        """Write what was trained into `folder`, as safetensors.
+        """Write what was trained into `folder`, as safetensors, with the scheduler in use.
 
-        The whole pipeline, for its class's `from_pretrained(folder)`; or with LoRA the adapter
-        alone, `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`.
+        The whole pipeline, for its class's `from_pretrained(folder)`; or with LoRA the adapter,
+        `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`, and `scheduler/`.
         """
         if has_lora(self.unet):
             # As convert_state_dict_to_diffusers has it, which knows the names of attention alone;
@@ -180,6 +196,7 @@ class Diffusion:
                 # Readers take alpha from here; without it they assume alpha = rank.
                 unet_lora_adapter_metadata=self.unet.peft_config[ADAPTER].to_dict(),
             )
+            self.pipeline.scheduler.save_pretrained(folder / "scheduler")
             return
         self.pipeline.save_pretrained(folder, safe_serialization=True)
         for name in TOKENIZERS:

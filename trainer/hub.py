@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 
@@ -23,11 +23,6 @@ def unreachable(error: BaseException) -> str:
         f"it is no folder here and not in the hub's cache ({constants.HF_HUB_CACHE}), and "
         f"{'HF_HUB_OFFLINE is set' if offline else constants.ENDPOINT + ' cannot be reached'}"
     )
-
-
-def has_token() -> bool:
-    """Whether anything says who uploads."""
-    return get_token() is not None
 
 
 def push(folder: Path, repository: str) -> str:
