@@ -19,21 +19,24 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def come_last() -> None:
+def come_last(*folders: Path) -> None:
     """Have the working folder searched last, in this process and in those that it starts.
 
     Not at the end of `sys.path`: a checkout that is installed in place is found after that.
+
+    Args:
+        folders: further ones, of this process alone, which come before the working folder.
     """
     sys.path[:] = _without_working_folder(sys.path)
     # What `export PYTHONPATH=$PYTHONPATH:.` leaves there would be first for our children.
     path = _without_working_folder(os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    finders = [finder for finder in sys.meta_path if finder is not _WorkingFolder]
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, _OwnFolders)]
     if not any(finder.find_spec("salon", None) for finder in finders):
         path.append(str(_SALON))  # not installed: run from the folder that it lies in
     os.environ.pop("PYTHONPATH", None)
     if path:
         os.environ["PYTHONPATH"] = os.pathsep.join(path)
-    sys.meta_path[:] = [*finders, _WorkingFolder]
+    sys.meta_path[:] = [*finders, _OwnFolders(folders)]
 
 
 def namesake(module: ModuleType) -> str:
@@ -51,17 +54,19 @@ def namesake(module: ModuleType) -> str:
     )
 
 
-class _WorkingFolder:
+class _OwnFolders:
     """The last of `sys.meta_path`."""
 
-    @staticmethod
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [str(folder.absolute()) for folder in folders]
+
     def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if path is not None:  # inside a package, which says itself where it lies
             return None
         try:
-            return PathFinder.find_spec(name, [str(Path.cwd())], target)
+            return PathFinder.find_spec(name, [*self._folders, str(Path.cwd())], target)
         except FileNotFoundError:  # it has been deleted
             return None
 

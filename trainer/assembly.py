@@ -14,6 +14,7 @@ from salon.settings import Settings
 from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
 from trainer.checkpoints import Checkpoints
+from trainer.credentials import check_credentials
 from trainer.ddpo.algorithm import DDPO
 from trainer.diffusion import Diffusion
 from trainer.diversity import ImageEmbedder
@@ -73,9 +74,17 @@ def _train(
     settings: Settings,
     interrupt: Interrupt,
 ) -> None:
+    checkpoints = Checkpoints(folder, lease.token, spec.keep_checkpoints)
+    if ranks.first and checkpoints.none():  # later, a failing tracker ends no training
+        check_credentials(spec)
     log.info("loading", model=spec.model, ranks=ranks.count)
     if ranks.first:
         lease.emit("stage", {"text": f"loading {spec.model}"})
+    diffusion = Diffusion.load(spec.model, ranks.device)
+    for text in diffusion.prompt_reader.check(spec.prompts, spec.evaluation.prompts):
+        if ranks.first:
+            log.warning(text)
+            lease.emit("warning", {"text": f"warning: {text}"})
 
     references = {
         reward.name: read_reference(reward.reference)
@@ -113,12 +122,11 @@ def _train(
         # Two scorers: that of training does not even know the rewards of evaluation alone.
         trained = [reward.name for reward in spec.rewards]
         training = evaluation = stack.enter_context(scorer(trained))
-        algorithm = _build(spec, training, ranks, interrupt, settings.debug)
+        algorithm = _build(spec, diffusion, training, ranks, interrupt, settings.debug)
         embedder = None
         if ranks.first:  # which alone evaluates
             evaluation = stack.enter_context(scorer(trained + spec.eval_rewards))
             embedder = _embedder(spec, ranks)
-        checkpoints = Checkpoints(folder, lease.token, spec.keep_checkpoints)
         evaluations = Evaluations(spec, algorithm, evaluation, folder, embedder, interrupt.check)
         loop = Loop(
             job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
@@ -130,9 +138,13 @@ def _train(
 
 
 def _build(
-    spec: JobSpec, scorer: RewardScorer, ranks: Ranks, interrupt: Interrupt, debug: bool
+    spec: JobSpec,
+    diffusion: Diffusion,
+    scorer: RewardScorer,
+    ranks: Ranks,
+    interrupt: Interrupt,
+    debug: bool,
 ) -> Algorithm:
-    diffusion = Diffusion.load(spec.model, ranks.device)
     config = spec.algorithm
     common = (spec.prompts, spec.rewards, scorer, spec.seed)
     keep_reference = spec.evaluation.kl and ranks.first  # which alone evaluates

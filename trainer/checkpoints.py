@@ -67,6 +67,10 @@ class Checkpoints:
         for old in self._all()[: -self._keep]:
             shutil.rmtree(old)
 
+    def none(self) -> bool:
+        """Whether the job has not got far enough for one, whole or damaged."""
+        return not self._all()
+
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint; a damaged one is named in the log and passed over."""
         for path in reversed(self._all()):

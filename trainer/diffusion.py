@@ -3,35 +3,26 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
 from numpy.typing import NDArray
 from peft import get_peft_model_state_dict
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import SalonError
 from trainer.conditioning import Conditioning
 from trainer.lora import ADAPTER, add_lora, has_lora
+from trainer.pipeline import TOKENIZERS, load_pipeline
 from trainer.precision import Precision, autocast, freeze_in
-
-# The safety checker is left out: it blacks out images, which no reward should see. A watermark
-# changes them, too.
-_OPTIONS: dict[Any, dict[str, Any]] = {
-    StableDiffusionPipeline: {"safety_checker": None, "requires_safety_checker": False},
-    StableDiffusionXLPipeline: {"add_watermarker": False},
-}
-
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
+from trainer.prompts.reading import PromptReader
 
 
 class Diffusion:
@@ -72,32 +63,9 @@ class Diffusion:
         """Load a diffusers folder, or a model of the hub by its id, from safetensors alone.
 
         Raises:
-            InvalidRequest: there is no such model, or its model_index.json names a pipeline other
-                than those of Stable Diffusion 1.x, 2.x and XL, its weights are not safetensors, or
-                a file is missing or broken.
+            InvalidRequest: as `load_pipeline` does.
         """
-        known = {kind.__name__: kind for kind in _OPTIONS}
-        try:
-            name = DiffusionPipeline.load_config(model)["_class_name"]
-            if name not in known:
-                raise ValueError(f"it is a {name}")
-            kind = known[name]
-            pipeline = kind.from_pretrained(
-                model, dtype=torch.float32, use_safetensors=True, **_OPTIONS[kind]
-            )
-            if pipeline.text_encoder is None:
-                raise ValueError("it has no text_encoder: it refines images, and draws none")
-            for part in _TOKENIZERS:
-                tokenizer = getattr(pipeline, part, None)
-                if tokenizer is not None and _is_empty(tokenizer):
-                    raise ValueError(f"its {part} has no words: are all of its files there?")
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InvalidRequest(
-                f"model {model!r} cannot be loaded as a {' or a '.join(known)}: {reason}; give a "
-                "folder that has a model_index.json, or a hub id, with weights in safetensors"
-            ) from error
-        return cls(pipeline, device)
+        return cls(load_pipeline(model), device)
 
     def scheduler(self, name: Literal["ddim", "ddpm"]) -> DDIMScheduler | DDPMScheduler:
         """That scheduler with the noise schedule of the model's own.
@@ -115,11 +83,28 @@ class Diffusion:
         # Latents are not bounded by ±1 as pixels are, hence no clipping of predicted samples.
         return kind.from_config(config, clip_sample=False, thresholding=False)
 
+    def use_scheduler(self, name: Literal["ddim", "ddpm"]) -> DDIMScheduler | DDPMScheduler:
+        """The same, in the place of the model's own: what is saved draws as it was trained to.
+
+        Raises:
+            ValueError: as `scheduler` does.
+        """
+        self.pipeline.scheduler = self.scheduler(name)
+        return self.pipeline.scheduler
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one sample's latents."""
         config = self.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.in_channels, height, width
+
+    @property
+    def prompt_reader(self) -> PromptReader:
+        """Tells what the text encoders read of prompts."""
+        tokenizers = [getattr(self.pipeline, name, None) for name in TOKENIZERS]
+        return PromptReader([tokenizer for tokenizer in tokenizers if tokenizer is not None])
 
     def add_lora(
         self, *, rank: int, alpha: float, target_modules: Sequence[str], seed: int
@@ -153,8 +138,8 @@ class Diffusion:
 
     def _time_ids(self) -> Tensor:
         """[1, 6] fp32: an image of full size, not cropped, as the pipeline asks for by default."""
-        side = self.unet.config.sample_size * self.pipeline.vae_scale_factor
-        return torch.tensor([[side, side, 0, 0, side, side]], device=self.device).float()
+        size = [side * self.pipeline.vae_scale_factor for side in self.latent_shape[1:]]
+        return torch.tensor([[*size, 0, 0, *size]], device=self.device).float()
 
     def unconditional(self) -> Conditioning:
         """Of one sample: what classifier-free guidance takes for no prompt.
@@ -193,10 +178,10 @@ class Diffusion:
         return to_uint8(pixels.float())
 
     def save(self, folder: Path) -> None:
-        """Write what was trained into `folder`, as safetensors.
+        """Write what was trained into `folder`, as safetensors, with the scheduler in use.
 
-        The whole pipeline, for its class's `from_pretrained(folder)`; or with LoRA the adapter
-        alone, `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`.
+        The whole pipeline, for its class's `from_pretrained(folder)`; or with LoRA the adapter,
+        `pytorch_lora_weights.safetensors`, for `load_lora_weights(folder)`, and `scheduler/`.
         """
         if has_lora(self.unet):
             # As convert_state_dict_to_diffusers has it, which knows the names of attention alone;
@@ -211,17 +196,13 @@ class Diffusion:
                 # Readers take alpha from here; without it they assume alpha = rank.
                 unet_lora_adapter_metadata=self.unet.peft_config[ADAPTER].to_dict(),
             )
+            self.pipeline.scheduler.save_pretrained(folder / "scheduler")
             return
         self.pipeline.save_pretrained(folder, safe_serialization=True)
-        for name in _TOKENIZERS:
+        for name in TOKENIZERS:
             if tokenizer := getattr(self.pipeline, name, None):
                 # transformers 5 writes tokenizer.json alone; releases before it read two files.
                 tokenizer.backend_tokenizer.model.save(str(folder / name))
-
-
-def _is_empty(tokenizer: Any) -> bool:
-    """Whether it knows no words, as one does that transformers 5 makes of missing files."""
-    return set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
 
 
 def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:

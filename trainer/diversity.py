@@ -5,11 +5,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPModel
 
+from salon.checkpoint_keys import fault, further_layers
 from salon.errors import InvalidRequest
+from trainer.hub import unreachable
 
 
 class ImageEmbedder:
@@ -33,17 +36,22 @@ class ImageEmbedder:
         """Load a CLIPModel's folder, or hub id, from safetensors alone.
 
         Raises:
-            InvalidRequest: there is no such model, or it is no CLIP model.
+            InvalidRequest: there is no such model, or its weights are not those of a CLIP model.
         """
         try:
             processor = CLIPImageProcessorPil.from_pretrained(model)
-            clip, info = CLIPModel.from_pretrained(
-                model, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            clip, found = CLIPModel.from_pretrained(
+                model,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # otherwise their names are not told
             )
-            if info["missing_keys"]:
-                raise ValueError(f"it has no weights called {sorted(info['missing_keys'])[0]}")
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            further = further_layers(found["unexpected_keys"], clip.state_dict())
+            if reason := fault(found["missing_keys"], further, found["mismatched_keys"]):
+                raise ValueError(f"it {reason}")
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            reason = unreachable(error) or str(error).strip().splitlines()[0]
             raise InvalidRequest(
                 f"evaluation.diversity_model {model!r} cannot be loaded as a CLIPModel: {reason}; "
                 "give a folder or a hub id with weights in safetensors, or null"

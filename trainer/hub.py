@@ -1,9 +1,28 @@
-"""Giving a trained model to the Hugging Face hub."""
+"""What comes from the Hugging Face hub, and what is given to it."""
 
 import shlex
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+
+def unreachable(error: BaseException) -> str:
+    """Where a model is missing because the hub was not asked, the words for it; else empty.
+
+    Args:
+        error: that loading it raised.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        seen = seen.__cause__ or seen.__context__
+    if seen is None:
+        return ""
+    offline = constants.HF_HUB_OFFLINE
+    return (
+        f"it is no folder here and not in the hub's cache ({constants.HF_HUB_CACHE}), and "
+        f"{'HF_HUB_OFFLINE is set' if offline else constants.ENDPOINT + ' cannot be reached'}"
+    )
 
 
 def push(folder: Path, repository: str) -> str:

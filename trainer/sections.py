@@ -1,6 +1,7 @@
 """The sections of a job spec that concern prompts, rewards and evaluation; no torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -8,8 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from salon.errors import InvalidRequest
 from trainer.prompts.sources import resolve_prompts
 
-SUBMITTING = {"submitting": True}
-"""Context of the validation in which prompts may be named; elsewhere they are lists."""
+
+def submitting(folders: Sequence[Path]) -> dict[str, Sequence[Path]]:
+    """Context of the validation in which prompts may be named; elsewhere they are lists.
+
+    Args:
+        folders: where files and modules of prompts are looked for.
+    """
+    return {"folders": folders}
 
 
 def _read_prompts(value: Any, info: ValidationInfo) -> Any:
@@ -18,10 +25,10 @@ def _read_prompts(value: Any, info: ValidationInfo) -> Any:
     A record that comes from the queue is data: it must not make a trainer read files or import
     modules.
     """
-    if not isinstance(value, str) or info.context != SUBMITTING:
+    if not isinstance(value, str) or info.context is None:
         return value
     try:
-        return resolve_prompts(value)
+        return resolve_prompts(value, info.context["folders"])
     except InvalidRequest as error:
         raise ValueError(str(error)) from None
 

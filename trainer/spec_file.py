@@ -1,80 +1,136 @@
 """A job spec as a file: read, with overrides, and what is wrong with it in words. No torch here."""
 
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from salon.errors import InvalidRequest
+from trainer import overrides as command_line
 from trainer.denoising.config import LoraConfig
+from trainer.places import find, looked_for
+from trainer.prompts.sources import is_named
 from trainer.reference import read_reference
-from trainer.sections import SUBMITTING
+from trainer.sections import submitting
 from trainer.spec import ALGORITHMS, EvaluationSpec, JobSpec, RewardSpec, hint
+from trainer.spec_yaml import YamlError, parse
 from trainer.stopping import StopRule
 
+MAX_BYTES = 16 * 1024 * 1024
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/[A-Za-z0-9][\w.-]*")
 
-def load_spec(path: Path, overrides: list[str]) -> JobSpec:
+
+def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
     """Read a YAML file, apply `dotted.key=value` overrides, and check the whole.
 
     Models that are local folders and references become absolute paths, prompt sets, files and
-    functions become their prompts: the result means the same wherever it is run.
+    functions become their prompts: the result means the same wherever it is run. What the file
+    names is looked for beside it, then in the working folder; what an override names the other way
+    round.
 
     Raises:
         InvalidRequest: one line for each thing wrong, naming key, value and the way out.
     """
-    if not path.is_file():
-        raise InvalidRequest(f"no job spec at {str(path)!r}")
+    values = _read(path)
+    folders = (path.absolute().parent, Path.cwd())
+    _locate(_with_names(values), folders)
     for override in overrides:
-        if "=" not in override:
-            raise InvalidRequest(f"override {override!r} is not of the form dotted.key=value")
+        command_line.apply(values, override)
+    # What was typed in the working folder is first meant from there.
+    _locate(_with_names(values), folders[::-1])
     try:
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise InvalidRequest(f"{path}: a job spec is a mapping of keys to values")
-        for override in overrides:
-            _apply(loaded, override)
-        values: Any = OmegaConf.to_container(loaded, resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        raise InvalidRequest(f"{path}: {' '.join(str(error).split())}") from None
-    for section, key in ((values, "model"), (values.get("evaluation"), "diversity_model")):
-        model = section.get(key) if isinstance(section, dict) else None
-        if isinstance(model, str) and Path(model).is_dir():
-            section[key] = str(Path(model).absolute())
-    try:
-        spec = JobSpec.model_validate(values, context=SUBMITTING)
+        spec = JobSpec.model_validate(values, context=submitting(folders))
     except ValidationError as error:
-        problems = "\n".join(
+        problems = [
             _explain(problem)
             for problem in error.errors()
             # Said of a default that depends on a field for which there is an error already.
             if problem["type"] != "default_factory_not_called"
-        )
-        raise InvalidRequest(
-            f"{path}:\n{problems}" if "\n" in problems else f"{path}: {problems}"
-        ) from None
-    return spec.model_copy(update={"rewards": [_located(reward) for reward in spec.rewards]})
+        ]
+    else:
+        problems = [*_missing(spec, folders)]
+    if problems:
+        lines = "\n".join(problems)
+        raise InvalidRequest(f"{path}:\n{lines}" if "\n" in lines else f"{path}: {lines}")
+    return spec
 
 
-def _apply(loaded: DictConfig, override: str) -> None:
-    """Set what `override` names; in a list by its place there, as in `rewards.0.weight=2`."""
-    key, _, text = override.partition("=")
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InvalidRequest(f"no job spec at {str(path)!r}")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-        OmegaConf.update(loaded, key, value["value"])  # type: ignore[index, call-overload]
-    except (OmegaConfBaseException, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidRequest(f"override {override!r} cannot be applied: {reason}") from None
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidRequest(
+                f"{path} has more than {MAX_BYTES // 1024**2} MiB: put its prompts into a text file"
+            )
+        values = parse(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InvalidRequest(f"cannot read job spec {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"job spec {path} is not UTF-8: {error}") from None
+    except YamlError as error:
+        raise InvalidRequest(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidRequest(f"{path}: a job spec is a mapping of keys to values")
+    return values
 
 
-def _located(reward: RewardSpec) -> RewardSpec:
-    """With the absolute path of its reference, which can be read."""
-    if reward.reference is None:
-        return reward
-    read_reference(reward.reference)
-    return reward.model_copy(update={"reference": str(Path(reward.reference).absolute())})
+def _with_names(values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, in which a reward that is only named became its section."""
+    rewards = values.get("rewards")
+    if isinstance(rewards, list):
+        rewards[:] = [{"name": r} if isinstance(r, str) else r for r in rewards]
+    return values
+
+
+def _locate(values: dict[str, Any], folders: Sequence[Path]) -> None:
+    """Make the paths absolute of what is there; the rest is a hub id, a set, or missing."""
+    rewards, evaluation = values.get("rewards"), values.get("evaluation")
+    entries = rewards if isinstance(rewards, list) else []
+    for section, keys in (
+        (values, ("model", "prompts")),
+        (evaluation, ("diversity_model", "prompts")),
+        *((entry, ("reference",)) for entry in entries),
+    ):
+        for key in keys:
+            text = section.get(key) if isinstance(section, dict) else None
+            if not isinstance(text, str) or not text or (key == "prompts" and is_named(text)):
+                continue
+            if found := find(text, folders):
+                section[key] = str(found)
+
+
+def _missing(spec: JobSpec, folders: Sequence[Path]) -> Iterator[str]:
+    """Of what lies in no folder: a reference that is no picture, a model that is no hub id."""
+    for i, reward in enumerate(spec.rewards):
+        if reward.reference is None:
+            continue
+        if not Path(reward.reference).is_absolute():
+            places = looked_for(reward.reference, folders)
+            yield (
+                f"rewards.{i}.reference: cannot read reference {reward.reference}: No such file; "
+                f"looked for {places}"
+            )
+            continue
+        try:
+            read_reference(reward.reference)
+        except InvalidRequest as error:
+            yield f"rewards.{i}.reference: {error}"
+    models = {"model": spec.model, "evaluation.diversity_model": spec.evaluation.diversity_model}
+    for key, model in models.items():
+        if model is None or Path(model).is_absolute():
+            continue
+        places = looked_for(model, folders)
+        id_ = _HUB_ID.fullmatch(model)
+        if id_ is None:
+            yield f"{key}: no folder {model!r} (looked for {places}), and a hub id is owner/name"
+        elif owner := next((f / id_[1] for f in folders if (f / id_[1]).is_dir()), None):
+            yield (
+                f"{key}: no folder {model!r} (looked for {places}), though there is {owner}; if it "
+                "is meant as a hub id, submit where no folder is called as its owner"
+            )
 
 
 def _explain(problem: Any) -> str:
@@ -93,7 +149,8 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {problem['input']!r:.100})"
+    way_out = "; put quotes around a text" if problem["type"] == "string_type" else ""
+    return f"{key}: {message} (got {problem['input']!r:.100}){way_out}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

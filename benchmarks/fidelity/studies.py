@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from trainer.sections import SUBMITTING
+from trainer.sections import submitting
 from trainer.spec import JobSpec
 
 JOBS = Path("jobs")
@@ -119,7 +119,7 @@ class Run:
                 f"{self.queries} queries are no whole number of iterations of {samples} samples"
             )
         job |= {"seed": self.seed, "iterations": self.queries // samples}
-        return JobSpec.model_validate(job, context=SUBMITTING)
+        return JobSpec.model_validate(job, context=submitting([Path.cwd()]))
 
 
 def runs_of(study: str, seeds: int, queries: int) -> list[Run]:

@@ -13,10 +13,11 @@ import torch
 from bert_score.utils import get_bert_embedding, model2layers
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel, T5EncoderModel
 
 from salon.errors import InvalidRequest
-from services.models.pretrained import freeze, load_part
+from services.models.pretrained import freeze, load_model, load_part
+from services.models.weights import reason_of
 
 LONGEST = 512
 """Tokens of a text that count, or fewer where the model reads fewer; the rest is cut off."""
@@ -49,8 +50,8 @@ class BertScore:
             device: where it runs.
 
         Raises:
-            InvalidRequest: it cannot be loaded, or has no such layer, or `layers` is None and the
-                package has no choice for it.
+            InvalidRequest: it cannot be loaded, lacks weights, has no such layer, or `layers` is
+                None and the package has no choice for it.
         """
         config = load_part(AutoConfig, model)
         if layers is None and model not in model2layers:
@@ -68,12 +69,15 @@ class BertScore:
                 f"bert-score takes whatever has 't5' in its path for a T5, and {model!r} is a "
                 f"{config.model_type}: give it another path"
             )
+        # The package would fill with random numbers what is missing.
+        kind = T5EncoderModel if "t5" in model else AutoModel
+        load_model(kind, model, torch.device("cpu"), torch.float32, without=("pooler.",))
         try:
             self._scorer = bert_score.BERTScorer(model, num_layers=layer, device=str(device))
         except (OSError, ValueError) as error:
             raise InvalidRequest(
-                f"bertscore_model {model!r} cannot be loaded: {error}; give a folder that "
-                "save_pretrained wrote, or a hub id"
+                f"bertscore_model {model!r} cannot be loaded: {reason_of(error)}; give a folder "
+                "that save_pretrained wrote, or a hub id"
             ) from error
         freeze(self._scorer._model.float())
         # Without a length of its own, a tokenizer says 10^30, which overflows in transformers 5

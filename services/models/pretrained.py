@@ -1,6 +1,6 @@
 """Models, tokenizers and image processors of transformers, from a folder or the hub."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -8,24 +8,41 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from salon.checkpoint_keys import Mismatch, fault, further_layers
 from salon.errors import InvalidRequest
+from services.models.weights import reason_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_model(
-    kind: type[PreTrainedModel], source: str, device: torch.device, dtype: torch.dtype
+    kind: type[PreTrainedModel],
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    without: Collection[str] = (),
 ) -> PreTrainedModel:
     """A model of class `kind` in evaluation mode, from a folder or a hub id.
 
+    Args:
+        kind: the class.
+        source: the folder or hub id.
+        device: where it runs.
+        dtype: what the weights are cast to.
+        without: parts that are not used, by how the names of their weights begin: they may miss.
+
     Raises:
-        InvalidRequest: there is no such model, it is of another class, or weights are missing or of
-            other shapes: transformers would fill those with random numbers.
+        InvalidRequest: there is no such model, it is of another class, weights are missing or of
+            other shapes (transformers would fill those with random numbers), or there are layers
+            that its configuration leaves out.
     """
     # Otherwise transformers raises on other shapes without naming them.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = load_part(kind, source, **report, dtype=dtype)
-    _check_whole(kind, source, found["missing_keys"], found["mismatched_keys"])
+    missing = [name for name in found["missing_keys"] if not name.startswith(tuple(without))]
+    further = further_layers(found["unexpected_keys"], model.state_dict())
+    _check_whole(kind, source, missing, further, found["mismatched_keys"])
     return freeze(model.to(device))
 
 
@@ -42,13 +59,14 @@ def build_model(
     Args:
         kind: the class.
         config: its configuration.
-        state: its weights by transformers' names; further ones are left out.
+        state: its weights by transformers' names; of other parts than its own they are left out.
         source: where they are from, for errors.
         device: where it runs.
         dtype: what the weights are cast to.
 
     Raises:
-        InvalidRequest: weights are missing or do not have the shapes of `config`.
+        InvalidRequest: weights are missing, do not have the shapes of `config`, or are of layers
+            that it leaves out.
     """
     with torch.device("meta"):
         expected = {name: weights.shape for name, weights in kind(config).state_dict().items()}
@@ -58,7 +76,8 @@ def build_model(
         for name, weights in own.items()
         if weights.shape != expected[name]
     ]
-    _check_whole(kind, source, expected.keys() - own.keys(), mismatched)
+    further = further_layers(state.keys() - own.keys(), expected)
+    _check_whole(kind, source, expected.keys() - own.keys(), further, mismatched)
     _quieten()
     model = kind.from_pretrained(None, config=config, state_dict=own, dtype=dtype)
     return freeze(model.to(device))
@@ -74,9 +93,9 @@ def load_part(kind: Any, source: str, **options: Any) -> Any:
     try:
         part = kind.from_pretrained(source, **options)
         _check_words(part)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # of pickled weights come all kinds
         raise InvalidRequest(
-            f"{source!r} cannot be loaded as {kind.__name__}: {_first_line(error)}; give a folder "
+            f"{source!r} cannot be loaded as {kind.__name__}: {reason_of(error)}; give a folder "
             "that save_pretrained wrote, or a hub id (offline, one that is in the hub's cache)"
         ) from error
     return part
@@ -103,21 +122,10 @@ def _check_whole(
     kind: type[PreTrainedModel],
     source: str,
     missing: Collection[str],
-    mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]],
+    unexpected: Collection[str],
+    mismatched: Collection[Mismatch],
 ) -> None:
-    if missing:
+    if reason := fault(missing, unexpected, mismatched):
         raise InvalidRequest(
-            f"{source!r} is no {kind.__name__}: it lacks {len(missing)} weights, such as "
-            f"{min(missing)}; give the folder, file or hub id of one"
+            f"{source!r} is no {kind.__name__}: it {reason}; give the folder, file or hub id of one"
         )
-    if mismatched:
-        name, found, expected = min(mismatched)
-        raise InvalidRequest(
-            f"{source!r} does not fit its configuration: {name} has shape {tuple(found)}, not "
-            f"{tuple(expected)}, and {len(mismatched) - 1} more differ; one of the two is another "
-            "model's"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,13 +3,13 @@
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,12 +47,24 @@ def load_state_dict(source: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    # What is no archive of tensors ends in whatever its first bytes happen to mean to torch.
+    except Exception as error:
         raise InvalidRequest(
-            f"weights {source!r} cannot be read: {_first_line(error)}; give a .safetensors file, "
-            "or one that torch.load reads with weights_only=True"
+            f"weights {source!r} cannot be read: {path.name} {_format(path)}: {reason_of(error)}; "
+            "give a .safetensors file, such as safetensors.torch.save_file writes of a state dict "
+            "in the program that made it"
         ) from error
     return _tensors(source, loaded)
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be loaded, in one line, without torch's advice to unpickle it."""
+    text = str(error)
+    if not isinstance(error, pickle.UnpicklingError) and "weights_only" not in text:
+        return (text.strip() or type(error).__name__).splitlines()[0]
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f"it asks for {named[1]}" if named else "it holds other things"
+    return f"{what}, where weights are tensors alone, and to read that may run code"
 
 
 def version_of(
@@ -117,7 +129,7 @@ def _local_file(source: str) -> Path:
         return Path(hf_hub_download(found["repository"], found["file"]))
     except (OSError, ValueError) as error:
         raise InvalidRequest(
-            f"no file {source!r} here, in the hub's cache or on the hub: {_first_line(error)}; "
+            f"no file {source!r} here, in the hub's cache or on the hub: {reason_of(error)}; "
             "give the path of a file, or download it first (HF_HOME says where the cache is)"
         ) from error
 
@@ -138,6 +150,21 @@ def _tensors(source: str, loaded: object) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def _format(path: Path) -> str:
+    """What the file is, as a predicate."""
+    if path.suffix == ".safetensors":
+        return "is no whole safetensors file"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            script = any(Path(name).name == "constants.pkl" for name in archive.namelist())
+        return "is a TorchScript archive, a program" if script else "is an archive of torch.save"
+    with path.open("rb") as file:
+        start = file.read(1)
+    if not start:
+        return "is empty"
+    return "is a bare pickle" if start == b"\x80" else "is no file of torch.save"
+
+
 def _folder_digest(folder: Path) -> str:
     whole = hashlib.sha256()
     files = [path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file()]
@@ -151,7 +178,3 @@ def _folder_digest(folder: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

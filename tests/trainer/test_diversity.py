@@ -1,8 +1,10 @@
+import shutil
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPModel
 
 from salon.errors import InvalidRequest
@@ -53,3 +55,24 @@ def test_a_model_that_is_no_clip_is_named_with_the_way_out(tmp_path, blip_folder
     folder = tmp_path / "nothing" if kind == "absent" else blip_folder
     with pytest.raises(InvalidRequest, match=r"evaluation\.diversity_model .* as a CLIPModel"):
         ImageEmbedder.load(str(folder), "cpu", batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda s: s.pop("visual_projection.weight"), "lacks 1 weight, such as visual_projection"),
+        (
+            lambda s: s.update({"vision_model.encoder.layers.9.mlp.fc1.bias": torch.zeros(4)}),
+            "has 1 weight, such as vision_model.encoder.layers.9",
+        ),
+        (lambda s: s.update({"visual_projection.weight": torch.zeros(3, 4)}), "other shapes are"),
+    ],
+    ids=["missing", "layer", "shape"],
+)
+def test_weights_that_are_not_the_models_are_named(clip_folder, tmp_path, edit, words):
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    state = load_file(tmp_path / "clip" / "model.safetensors")
+    edit(state)
+    save_file(state, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidRequest, match=f"as a CLIPModel: it .*{words}"):
+        ImageEmbedder.load(str(tmp_path / "clip"), "cpu", batch_size=2)

@@ -98,6 +98,7 @@ def test_its_picture_is_there(tmp_path):
 def test_how_to_load_it_works_as_written(tmp_path, diffusion, pipeline_folder, lora, scheduler):
     if lora:
         diffusion.add_lora(rank=2, alpha=2.0, target_modules=["to_q"], seed=0)
+    trained = diffusion.use_scheduler(scheduler)
     diffusion.save(tmp_path)
     run = finished_run(lora=lora, model=str(pipeline_folder))
     algorithm = run.spec.algorithm.model_copy(update={"scheduler": scheduler})
@@ -109,5 +110,9 @@ def test_how_to_load_it_works_as_written(tmp_path, diffusion, pipeline_folder, l
     assert names["image"].size == (16, 16)
     sampler = type(names["pipeline"].scheduler).__name__
     assert sampler == {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}[scheduler]
+    config = names["pipeline"].scheduler.config
+    assert {key: value for key, value in trained.config.items() if key[0] != "_"}.items() <= (
+        config.items()
+    )
     assert ("eta=" in code) == (scheduler == "ddim")
     assert bool(names["pipeline"].get_active_adapters()) == lora

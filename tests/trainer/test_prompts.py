@@ -118,12 +118,32 @@ def test_a_file_and_a_set_of_one_name_are_not_told_apart_by_the_folder(submit, h
 
 def test_a_folder_is_not_taken_for_a_file(here):
     (here / "animals").mkdir()
-    assert resolve_prompts("animals") == prompt_set("animals")
+    assert resolve_prompts("animals", [here]) == prompt_set("animals")
 
 
 def test_a_file_may_be_of_windows(here):
     (here / "own.txt").write_bytes("# mine\r\na café\r\n".encode("utf-8-sig"))
-    assert resolve_prompts("own.txt") == ["a café"]
+    assert resolve_prompts("own.txt", [here]) == ["a café"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\r"])
+def test_a_line_ends_where_the_file_says_and_nowhere_else(here, separator):
+    text = f"a cat{separator}on a mat\r\n\r\na dog\n"
+    (here / "own.txt").write_bytes(text.encode())
+    assert resolve_prompts("own.txt", [here]) == [f"a cat{separator}on a mat", "a dog"]
+
+
+def test_the_mark_of_windows_is_no_part_of_a_prompt_where_files_were_joined(here):
+    (here / "own.txt").write_bytes("\ufeffa cat\n\ufeff# more\n\ufeffa dog\n".encode())
+    assert resolve_prompts("own.txt", [here]) == ["a cat", "a dog"]
+
+
+def test_a_module_of_the_users_takes_nobodys_place(here):
+    (here / "json.py").write_text("def prompts():\n    return ['of the folder']\n")
+    (here / "mine.py").write_text("import json\ndef prompts():\n    return [json.dumps('a')]\n")
+    assert resolve_prompts("mine:prompts", [here]) == ['"a"']
+    with pytest.raises(InvalidRequest, match=r"json has no function 'prompts', .*json/__init__"):
+        resolve_prompts("json:prompts", [here])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +156,7 @@ def test_a_file_may_be_of_windows(here):
         ("odd:number", r"odd:number must return a list of strings; it returned 3"),
         ("odd:mixed", r"must return a list of strings; it returned \['a', 1\]"),
         ("odd:failing", r"odd:failing raised KeyError: 'lost'"),
-        ("latin.txt", r"'latin.txt' is not UTF-8"),
+        ("latin.txt", r"latin.txt' is not UTF-8"),
         (".", r"no prompt file '\.'"),
     ],
 )
@@ -149,7 +169,7 @@ def test_what_cannot_be_read_is_named(here, source, message):
     )
     (here / "latin.txt").write_bytes("un café\n".encode("latin-1"))
     with pytest.raises(InvalidRequest, match=message):
-        resolve_prompts(source)
+        resolve_prompts(source, [here])
 
 
 @pytest.mark.parametrize("prompts", ["animals", "os:getcwd", "/etc/hostname"])
@@ -161,7 +181,7 @@ def test_a_record_from_the_queue_names_nothing(prompts):
 def test_prompts_are_found_without_torch():
     code = (
         "import sys; from trainer.prompts.sources import resolve_prompts; "
-        "print(len(resolve_prompts('animals')), 'torch' in sys.modules)"
+        "print(len(resolve_prompts('animals', [])), 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

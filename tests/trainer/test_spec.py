@@ -117,7 +117,11 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         ({}, ["rewards.1.weight=2"], r"'rewards.1.weight=2' cannot be applied: .*out of range"),
         ({}, ["rewards.first.weight=2"], "cannot be applied: Index 'first' .* is not an int"),
         ({}, ["rewards.0.wait=2"], "rewards.0.wait: unknown key; did you mean weight"),
-        ({}, ["model=${nowhere}"], "'nowhere' not found"),
+        ({}, ["rewards.0.name.weight=2"], "rewards.0.name is 'jpeg_compressibility', which has no"),
+        ({}, ["algorithm.=2"], "'algorithm.=2' is not of the form dotted.key=value"),
+        ({}, ["prompts=[a cat"], "its value is no YAML: .*put quotes around a text"),
+        ({"prompts": ["a cat", 7]}, [], r"prompts.1: .*valid string \(got 7\); put quotes around"),
+        ({"model": "tiny-sd"}, [], "no folder 'tiny-sd' .*a hub id is owner/name"),
         ({}, ["reward_deadline_seconds=.inf"], "reward_deadline_seconds: .*finite"),
         ({}, ["seed"], "'seed' is not of the form dotted.key=value"),
         ({"iterations": None}, [], "iterations: Field required"),
@@ -209,12 +213,171 @@ def test_a_reference_becomes_absolute(write, tmp_path, monkeypatch):
     check_inputs(spec, Settings())
 
 
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder that is not the spec's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["beside", "working"])
+def test_what_a_spec_names_is_looked_for_beside_it_and_in_the_working_folder(
+    write, tmp_path, elsewhere, place
+):
+    folder = tmp_path if place == "beside" else elsewhere
+    for name in ("mine/model", "mine/clip"):
+        (folder / name).mkdir(parents=True)
+    (folder / "train.txt").write_text("a fox\n")
+    (folder / "held-out.txt").write_text("an owl\n")
+    Image.new("RGB", (2, 2)).save(folder / "target.png")
+    spec = load_spec(
+        write(
+            model="mine/model",
+            prompts="train.txt",
+            rewards=[{"name": "l2", "reference": "target.png"}],
+            evaluation={"prompts": "held-out.txt", "diversity_model": "mine/clip"},
+        ),
+        [],
+    )
+    assert spec.model == str(folder / "mine" / "model")
+    assert spec.evaluation.diversity_model == str(folder / "mine" / "clip")
+    assert (spec.prompts, spec.evaluation.prompts) == (["a fox"], ["an owl"])
+    assert spec.rewards[0].reference == str(folder / "target.png")
+
+
+def test_of_two_places_a_spec_means_its_own_and_an_override_the_working_folder(
+    write, tmp_path, elsewhere
+):
+    (tmp_path / "own.txt").write_text("of the spec\n")
+    (elsewhere / "own.txt").write_text("of the shell\n")
+    assert load_spec(write(prompts="own.txt"), []).prompts == ["of the spec"]
+    assert load_spec(write(), ["prompts=own.txt"]).prompts == ["of the shell"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "models/mine"},
+        {"prompts": "own.txt"},
+        {"evaluation": {"prompts": ["a bird"], "diversity_model": "./clip"}},
+        {"rewards": [{"name": "l2", "reference": "own.png"}]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_is_nowhere_is_named_with_both_places(write, tmp_path, elsewhere, changes):
+    (elsewhere / "models").mkdir()
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(write(**changes), [])
+    path = {"model": "models/mine", "prompts": "own.txt", "evaluation": "clip"}
+    name = path.get(next(iter(changes)), "own.png")
+    assert str(tmp_path / name) in str(raised.value)
+    assert str(elsewhere / name) in str(raised.value)
+
+
+def test_a_reward_may_be_its_name_alone(write):
+    path = write(rewards=["jpeg_compressibility", {"name": "aesthetic", "weight": 0.5}])
+    spec = load_spec(path, ["rewards.0.weight=2"])
+    assert [(reward.name, reward.weight) for reward in spec.rewards] == [
+        ("jpeg_compressibility", 2),
+        ("aesthetic", 0.5),
+    ]
+    (reward,) = load_spec(write(), ["rewards=[aesthetic]"]).rewards
+    assert (reward.name, reward.weight) == ("aesthetic", 1)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a shirt that says ${name}",
+        "a shirt ${oc.env:SECRET}",
+        "${oc.decode:${oc.env:SECRET}}",
+        "a ${oc.env:NOT_SET,default} b",
+        "$SECRET and %SECRET% and {{ SECRET }}",
+    ],
+)
+def test_a_prompt_is_the_text_it_is(write, monkeypatch, prompt):
+    monkeypatch.setenv("SECRET", "hf_secret")
+    assert load_spec(write(prompts=[prompt]), []).prompts == [prompt]
+    quoted = yaml.safe_dump(prompt, default_style='"', width=1000).strip()
+    assert load_spec(write(), [f"prompts=[{quoted}]"]).prompts == [prompt]
+    held_out = load_spec(write(), [f"evaluation.prompts.0={prompt}"]).evaluation.prompts
+    assert held_out == [prompt]
+
+
+def test_no_key_reads_the_environment(write, monkeypatch):
+    monkeypatch.setenv("SECRET", "hf_secret")
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(write(), ["name=${oc.env:SECRET}", "model=${oc.env:SECRET}"])
+    assert "hf_secret" not in str(raised.value)
+    assert "${oc.env:SECRET}" in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["no", "12:30", "2024-01-01", "007", "1_000", "on", "=", "<<x"])
+def test_a_prompt_without_quotes_stays_a_text(write, text):
+    path = write()
+    path.write_text(path.read_text().replace("- a cat", f"- {text}"))
+    assert load_spec(path, []).prompts == [text, "a dog"]
+
+
+def test_overrides_make_sections_and_take_null_and_lists(write):
+    spec = load_spec(
+        write(algorithm={"name": "ddpo", "lora": {"rank": 2}, "eta": 0.5}),
+        [
+            "algorithm={eta: 1, lora: {alpha: 8}}",
+            "eval_rewards=[clip_score]",
+            "evaluation.every=2",
+            "rewards[0].weight=1e-4",
+            "prompts.1=a #1 dad",
+        ],
+    )
+    assert (spec.algorithm.eta, spec.algorithm.lora.rank, spec.algorithm.lora.alpha) == (1, 2, 8)
+    assert (spec.eval_rewards, spec.evaluation.every) == (["clip_score"], 2)
+    assert (spec.rewards[0].weight, spec.prompts) == (1e-4, ["a cat", "a #1 dad"])
+    assert load_spec(write(), ["algorithm.lora.rank=2", "algorithm.lora=null"]).algorithm == (
+        load_spec(write(), []).algorithm
+    )
+
+
+BOMB = "\n".join(
+    ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "duplicate key 'seed', in line 2"),
+        ("1: a\n", "a key must be a text, in line 1"),
+        ("? [a]\n: b\n", "a key must be a text, in line 1"),
+        (BOMB, "more than 1000000 values"),
+        ("a: &a [*a]\n", "an alias stands for what it is a part of, in line 1"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("prompts:\n- a cat\u2028on a mat\n", r"line 2 has the character U\+2028.*double quotes"),
+    ],
+)
+def test_a_spec_is_data_of_bounded_size(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidRequest, match=message):
+        load_spec(path, [])
+
+
+def test_a_spec_of_a_size_that_none_has_is_not_read(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"#" * (16 * 1024**2 + 1))
+    with pytest.raises(InvalidRequest, match="more than 16 MiB: put its prompts into a text file"):
+        load_spec(path, [])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot read reference target.png: No such file"),
-        (b"GIF89a", "reference target.png.*are no PNG, JPEG or WebP file"),
-        (b"\x89PNG\r\n\x1a\n", "reference target.png: "),
+        (None, "cannot read reference target.png: No such file; looked for /"),
+        (b"GIF89a", "rewards.0.reference: reference .*target.png.*are no PNG, JPEG or WebP file"),
+        (b"\x89PNG\r\n\x1a\n", "reference .*target.png: "),
     ],
 )
 def test_a_reference_that_is_no_image_is_named(write, tmp_path, monkeypatch, content, message):

@@ -42,6 +42,9 @@ class Finetuner:
         interrupt: ends an update midway, by an exception: between two passes if this process trains
             alone, else before a step that all take.
 
+    Raises:
+        InvalidRequest: the model's scheduler has no Gaussian steps of that kind, or too few.
+
     Attributes:
         diffusion: as given.
         parameters: name -> fp32 parameter, of all that is trained.
@@ -64,14 +67,18 @@ class Finetuner:
         self.diffusion = diffusion
         self.parameters: dict[str, nn.Parameter] = diffusion.trainable()
         threads = RowThreads(config.row_threads)
-        self.policy = DenoisingPolicy(
-            diffusion.unet,
-            Schedule.of(
-                diffusion.scheduler(config.scheduler),
+        try:
+            schedule = Schedule.of(
+                diffusion.use_scheduler(config.scheduler),
                 steps=config.sampling_steps,
                 eta=config.eta,
                 device=diffusion.device,
-            ),
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"algorithm.scheduler {config.scheduler}: {error}") from error
+        self.policy = DenoisingPolicy(
+            diffusion.unet,
+            schedule,
             guidance_scale=config.guidance_scale,
             unconditional=diffusion.unconditional(),
             precision=config.precision,

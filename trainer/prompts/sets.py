@@ -26,13 +26,18 @@ def prompt_set(name: str) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """The prompts of a text file: a line each, without empty lines and those that start with #.
 
+    A line ends with a line feed, before which a carriage return may stand, and nowhere else: what
+    Unicode calls a separator of lines is part of a prompt.
+
     Raises:
         InvalidRequest: the file cannot be read, or is not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
+        lines = path.read_bytes().decode().split("\n")
     except OSError as error:
         raise InvalidRequest(f"cannot read prompt file {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"prompt file {str(path)!r} is not UTF-8: {error}") from None
+    # Windows writes a mark first; where files were joined it stands further down.
+    lines = [line.removeprefix("\ufeff") for line in lines]
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -2,52 +2,57 @@
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 from salon.errors import InvalidRequest
 from salon.own_modules import come_last, namesake
+from trainer.places import find, looked_for
 from trainer.prompts.sets import prompt_set, read_lines, set_names
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def resolve_prompts(source: str) -> list[str]:
+def is_named(source: str) -> bool:
+    """Whether it is the name of a set or a function, which no file may go by as well."""
+    return source in set_names() or _FUNCTION.fullmatch(source) is not None
+
+
+def resolve_prompts(source: str, folders: Sequence[Path]) -> list[str]:
     """The prompts that `source` stands for.
 
     Args:
         source: the name of a set (`animals`), the path of a text file with one prompt a line, or
-            `module:function`, a function without arguments that returns a list of strings. The
-            module is looked for where Python looks, then in the working directory.
+            `module:function`, a function without arguments that returns a list of strings.
+        folders: where a file is looked for, in this order; a module is looked for where Python
+            looks, then in them.
 
     Raises:
         InvalidRequest: it is none of them, or both a file and one of the others: a set's name must
             mean the same in every folder.
     """
-    named = source in set_names()
-    function = _FUNCTION.fullmatch(source) is not None
-    if (named or function) and Path(source).is_file():
-        other = "a prompt set" if named else "a function"
+    path = find(source, folders)
+    if path is not None and not path.is_file():
+        path = None
+    if is_named(source):
+        if path is not None:
+            other = "a prompt set" if source in set_names() else "a function"
+            raise InvalidRequest(
+                f"{source!r} is {other} and a file in {path.parent}, too: write ./{source} for the "
+                "file, or rename it"
+            )
+        return prompt_set(source) if source in set_names() else _call(source, folders)
+    if path is None:
         raise InvalidRequest(
-            f"{source!r} is {other} and a file in {Path.cwd()}, too: write ./{source} for the file,"
-            " or rename it"
-        )
-    if named:
-        return prompt_set(source)
-    if function:
-        return _call(source)
-    path = Path(source)
-    if not path.is_file():
-        raise InvalidRequest(
-            f"no prompt file {source!r} (looked for {path.absolute()}), and no prompt set of this "
-            f"name; there are {', '.join(set_names())}"
+            f"no prompt file {source!r} (looked for {looked_for(source, folders)}), and no prompt "
+            f"set of this name; there are {', '.join(set_names())}"
         )
     return read_lines(path)
 
 
-def _call(source: str) -> list[str]:
-    function = _find(source)
+def _call(source: str, folders: Sequence[Path]) -> list[str]:
+    function = _find(source, folders)
     try:
         prompts = function()
     except Exception as error:
@@ -59,15 +64,15 @@ def _call(source: str) -> list[str]:
     return prompts
 
 
-def _find(source: str) -> Callable[[], object]:
+def _find(source: str, folders: Sequence[Path]) -> Callable[[], object]:
     module, _, name = source.partition(":")
-    come_last()
+    come_last(*folders)
     try:
         found = importlib.import_module(module)
     except Exception as error:
         raise InvalidRequest(
-            f"cannot import {module!r} for prompts {source!r} in {Path.cwd()}: "
-            f"{type(error).__name__}: {error}"
+            f"cannot import {module!r} for prompts {source!r} in "
+            f"{looked_for('', folders)}: {type(error).__name__}: {error}"
         ) from error
     function = getattr(found, name, None)
     if not callable(function):

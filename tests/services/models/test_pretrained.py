@@ -1,13 +1,18 @@
 """Parts of pretrained models that look whole and are not."""
 
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, CLIPModel
 
 from salon.errors import InvalidRequest
-from services.models.pretrained import load_part
+from services.models.bertscore import BertScore
+from services.models.pretrained import build_model, load_model, load_part
+from tests.fixtures.text_models import MINILM_LAYERS, minilm
 
 CLIP = Path(__file__).parents[3] / "models" / "tiny-clip-digits"
 
@@ -19,3 +24,78 @@ def test_a_folder_without_a_tokenizers_files_is_refused(tmp_path):
             shutil.copy(path, tmp_path)
     with pytest.raises(InvalidRequest, match="it has no words; give a folder"):
         load_part(AutoTokenizer, str(tmp_path))
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pickle.dumps(Harmful(), 2), pickle.dumps(Harmful(), 4), b"garbage", b""],
+    ids=["pickle-2", "pickle-4", "garbage", "empty"],
+)
+def test_a_folders_pickle_is_refused_without_advice_to_unpickle_it(tmp_path, capsys, content):
+    shutil.copytree(CLIP, tmp_path / "clip")
+    (tmp_path / "clip" / "model.safetensors").unlink()
+    (tmp_path / "clip" / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InvalidRequest, match="cannot be loaded as CLIPModel: ") as told:
+        load_model(CLIPModel, str(tmp_path / "clip"), torch.device("cpu"), torch.float32)
+    assert "weights_only" not in str(told.value) and "\n" not in str(told.value)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda s: s.pop("visual_projection.weight"), "lacks 1 weight, such as visual_projection"),
+        (
+            lambda s: s.update({"visual_projection.weight": torch.zeros(3, 4)}),
+            r"visual_projection.weight \(3, 4\) for \(",
+        ),
+        (
+            lambda s: s.update({"text_model.encoder.layers.9.mlp.fc1.bias": torch.zeros(4)}),
+            "has 1 weight, such as text_model.encoder.layers.9.mlp.fc1.bias for which its conf",
+        ),
+    ],
+    ids=["missing", "shape", "layer"],
+)
+def test_weights_that_are_not_the_models_are_refused(tmp_path, edit, words):
+    shutil.copytree(CLIP, tmp_path / "clip")
+    path = tmp_path / "clip" / "model.safetensors"
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+    cpu = torch.device("cpu")
+    with pytest.raises(InvalidRequest, match=f"is no CLIPModel: it .*{words}"):
+        load_model(CLIPModel, str(tmp_path / "clip"), cpu, torch.float32)
+    config = CLIPModel.config_class.from_pretrained(CLIP)
+    with pytest.raises(InvalidRequest, match=f"is no CLIPModel: it .*{words}"):
+        build_model(CLIPModel, config, state, "it", cpu, torch.float32)
+
+
+def test_position_numbers_of_old_checkpoints_are_harmless(tmp_path):
+    shutil.copytree(CLIP, tmp_path / "clip")
+    path = tmp_path / "clip" / "model.safetensors"
+    state = load_file(path)
+    for half in ("text", "vision"):
+        state[f"{half}_model.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(state, path, metadata={"format": "pt"})
+    model = load_model(CLIPModel, str(tmp_path / "clip"), torch.device("cpu"), torch.float32)
+    assert torch.equal(model.state_dict()["logit_scale"], state["logit_scale"])
+
+
+def test_a_text_model_of_bertscore_is_whole_but_for_its_pooler(tmp_path):
+    shutil.copytree(minilm(), tmp_path / "text")
+    path = tmp_path / "text" / "model.safetensors"
+    state = load_file(path)
+    pooler = [name for name in state if name.startswith("pooler.")]
+    for name in pooler:
+        del state[name]
+    save_file(state, path, metadata={"format": "pt"})
+    assert pooler and BertScore(str(tmp_path / "text"), MINILM_LAYERS, torch.device("cpu"))
+    del state["embeddings.word_embeddings.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(InvalidRequest, match="lacks 1 weight, such as embeddings"):
+        BertScore(str(tmp_path / "text"), MINILM_LAYERS, torch.device("cpu"))

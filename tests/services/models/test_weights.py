@@ -1,6 +1,7 @@
 import hashlib
 import pickle
 
+import numpy as np
 import PIL
 import pytest
 import torch
@@ -52,13 +53,40 @@ class Harmful:
         return print, ("unpickled",)
 
 
-def test_nothing_but_tensors_is_unpickled(tmp_path, capsys):
-    torch.save({"a": Harmful()}, tmp_path / "harmful.pth")
-    with pytest.raises(InvalidRequest, match="cannot be read"):
-        load_state_dict(str(tmp_path / "harmful.pth"))
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
-    with pytest.raises(InvalidRequest, match="cannot be read"):
-        load_state_dict(str(tmp_path / "plain.pth"))
+def scripted(path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pth"])
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: torch.save({"a": Harmful()}, path), "an archive of torch.save: .*print"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "archive of .*torch.nn.modules"),
+        (scripted, "a TorchScript archive, a program"),
+        *(
+            (
+                lambda path, protocol=protocol, content=content: path.write_bytes(
+                    pickle.dumps(content, protocol)
+                ),
+                "is a bare pickle|is no file of torch.save",
+            )
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+            for content in (Harmful(), {"a": np.ones(3)}, {"a": 1}, [torch.ones(1)], "text", 7)
+        ),
+        (lambda path: path.write_bytes(bytes(range(256))), "is no file of torch.save"),
+        (lambda path: path.write_bytes(b"\x80"), "is a bare pickle"),
+    ],
+)
+def test_nothing_but_tensors_is_unpickled(tmp_path, capsys, suffix, write, words):
+    path = tmp_path / f"harmful{suffix}"
+    write(path)
+    with pytest.raises(
+        InvalidRequest, match=f"harmful{suffix}.* cannot be read: .*{words}"
+    ) as told:
+        load_state_dict(str(path))
+    assert "safetensors.torch.save_file" in str(told.value)
+    assert "weights_only" not in str(told.value) and "\n" not in str(told.value)
     assert "unpickled" not in capsys.readouterr().out
 
 

@@ -3,6 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 
 from salon.errors import InvalidRequest, SalonError
 from trainer.denoising.config import DenoisingConfig, LoraConfig
@@ -231,3 +238,53 @@ def test_a_traced_unet_has_the_same_gradient(pipeline_folder):
         gradients.append({name: p.grad for name, p in finetuner.parameters.items()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_what_is_saved_draws_the_pictures_of_training(
+    diffusion, pipeline_folder, tmp_path, monkeypatch, name, lora
+):
+    """By the scheduler of the folder, whatever the model came with, on the same noise."""
+    diffusion.pipeline.scheduler = PNDMScheduler(  # as Stable Diffusion 1.4 has it
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
+    finetuner = make_finetuner(diffusion, scheduler=name, lora=lora)
+    train(finetuner, updates=3)
+    images = finetuner.generate(["a", "b"], [1, 2])
+    finetuner.save(tmp_path)
+    if lora is None:
+        pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+    else:
+        pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder, safety_checker=None)
+        pipeline.load_lora_weights(tmp_path)
+        kind = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[name]
+        pipeline.scheduler = kind.from_pretrained(tmp_path, subfolder="scheduler")
+    ((_, noise),) = finetuner._starts(["a", "b"], [1, 2])
+    steps = iter(noise[:, 1:].unbind(1))
+    module = f"diffusers.schedulers.scheduling_{name}.randn_tensor"
+    monkeypatch.setattr(module, lambda *_, **__: next(steps))
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(
+        ["a", "b"],
+        latents=noise[:, 0],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        eta=1.0,
+        output_type="np",
+    ).images
+    # DDPM's last step has no noise in diffusers, and the least there may be in training.
+    assert np.abs((drawn * 255).round() - images).max() <= {"ddim": 1, "ddpm": 4}[name]
+    assert type(pipeline.scheduler).__name__ == {"ddim": "DDIMScheduler"}.get(name, "DDPMScheduler")
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert not pipeline.scheduler.config.clip_sample
+
+
+def test_a_scheduler_without_gaussian_steps_is_an_error_in_words(diffusion):
+    diffusion.pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(InvalidRequest, match=r"algorithm.scheduler ddim: .*has no betas"):
+        make_finetuner(diffusion)
