@@ -1,8 +1,8 @@
 """What one honest caller feels beside many who send files made to cost more than they look.
 
-`python -m benchmarks.hostile run` starts the jpeg service as a process, and for each kind of file so
-many hostile callers in processes of their own, who send it over and over. Its last line is all that
-it measured, as JSON. Callers and service share the machine's processors, as they would not elsewhere.
+`python -m benchmarks.hostile run` starts the jpeg service as a process, and for each kind of file
+so many hostile callers in processes of their own, who send it over and over. Its last line is all
+that it measured, as JSON. Callers and service share the machine's processors.
 """
 
 import io
@@ -156,9 +156,9 @@ def _service() -> Iterator[tuple[str, psutil.Process]]:
 
 def _honest(target: str, photograph: bytes, seconds: float) -> dict[str, Any]:
     """Score one image after the other; what each took."""
-    took, failed = [], 0
+    took: list[float] = []
+    failed = 0
     with RewardClient(target) as client:
-        client.score([photograph])
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             began = time.perf_counter()

@@ -3,7 +3,8 @@
 A call takes room for an image by what its header says, before it is decoded, and gives it back once
 the image is scored or has turned out to be none. Who waits for room holds none, and who decodes
 waits for nothing: so somebody always goes on. Those who wait are served in the order in which they
-came, images of a usual size apart from large ones, so that these do not hold up everybody.
+came, images of a usual size apart from large ones, so that these do not hold up everybody; and few
+calls may wait for a large one, or they would take the places of all others.
 """
 
 import threading
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from salon.errors import Overloaded
 from services.call import Call
 
 SLICE_PIXELS = 2 * 4096 * 4096
@@ -30,6 +32,10 @@ pixel, for WebP."""
 LARGE_AT_ONCE = 4096 * 4096
 """Most pixels of large images decoded at once: one of the largest."""
 
+LARGE_WAITING = 8
+"""Most calls that wait for room for a large image, and to decode one; further ones are refused."""
+
+RETRY_SECONDS = 1.0  # a hint to callers who are one too many
 CHECK_SECONDS = 0.5  # how soon a call that waits for room notices that nobody waits for it
 
 
@@ -39,7 +45,7 @@ class DecodedPixels:
     def __init__(self, most: int = HELD_PIXELS) -> None:
         """Be full at `most`, of usual and of large images each; one image alone always has room."""
         self._usual = _Room(most), _Room(USUAL_AT_ONCE)
-        self._large = _Room(most), _Room(LARGE_AT_ONCE)
+        self._large = _Room(most, LARGE_WAITING), _Room(LARGE_AT_ONCE, LARGE_WAITING)
 
     def held(self) -> int:
         """How many are held now."""
@@ -54,6 +60,7 @@ class DecodedPixels:
 
         Raises:
             DeadlineExceeded: the call was given up meanwhile; nothing was taken.
+            Overloaded: too many calls wait for a large image already.
         """
         self._rooms(pixels)[0].take(pixels, call.check_wanted)
 
@@ -67,6 +74,7 @@ class DecodedPixels:
 
         Raises:
             DeadlineExceeded: the call was given up before its turn came.
+            Overloaded: too many calls wait for a large image already.
         """
         turns = self._rooms(pixels)[1]
         turns.take(pixels, call.check_wanted)
@@ -82,9 +90,10 @@ class DecodedPixels:
 class _Room:
     """Room for so many, taken in the order in which it was asked for."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, max_waiting: float = float("inf")) -> None:
         self.taken = 0
         self._most = most
+        self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
@@ -99,6 +108,12 @@ class _Room:
         """Wait for room; `check` is asked now and then, and may raise."""
         place = object()
         with self._changed:
+            if len(self._waiting) >= self._max_waiting:
+                raise Overloaded(
+                    f"{len(self._waiting)} calls wait to have an image of more than {USUAL_PIXELS} "
+                    "pixels decoded, as many as may: wait, or send smaller images",
+                    RETRY_SECONDS,
+                )
             self._waiting.append(place)
             try:
                 while not self._changed.wait_for(

@@ -19,6 +19,7 @@ from salon.broker import SCORE_TASK, ScoreMessage
 from salon.channel import METHOD_SCORE
 from salon.channel import connect as connect_service
 from salon.connection import connect as connect_redis
+from salon.diagnosis import explain
 from salon.errors import (
     Overloaded,
     SalonError,
@@ -98,7 +99,8 @@ def score(self: Task, message: dict[str, Any]) -> None:
         replies.send(Reply(task.batch, ReplyKind.WAITING, str(waiting).encode()))
         raise self.retry(countdown=waiting.pause(self.request.retries), exc=waiting) from None
     except SharedFileUnavailable as error:
-        log.warning("shared file not seen", batch=task.batch, reason=str(error))
+        # Nothing is wrong: it is how the sender learns to send the pixels along.
+        log.debug("shared file not seen", batch=task.batch, reason=str(error))
         reply = Reply(task.batch, ReplyKind.RESEND, str(error).encode())
     except SalonError as error:
         log.error("batch failed", batch=task.batch, reason=str(error))
@@ -119,7 +121,8 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
     target = settings.target(task.reward)
     service = f"reward service {task.reward} at {target}"
     if not _is_connected(_service(target)):
-        raise _Waiting(f"waiting for {service}: it does not answer")
+        why = explain(target, settings.security) or "it does not answer"
+        raise _Waiting(f"waiting for {service}: {why}")
     attempt = _count_attempt(task, 1)
     if attempt > settings.score_attempts:
         raise SalonError(
