@@ -79,7 +79,10 @@ def _many_scans(times: int) -> bytes:
     return data[:end] + data[start:end] * times + data[end:]
 
 
+RAW = reward_pb2.IMAGE_FORMAT_RGB8
 FILES: dict[str, Callable[[], tuple[reward_pb2.ImageFormat.ValueType, bytes]]] = {
+    # Refused at once: what 16 MB cost on their way alone.
+    "wrong_length": lambda: (RAW, bytes(16_000_000)),
     "webp_claims_4096": lambda: (WEBP, _webp_claim()),
     "webp_of_one_colour": lambda: (
         WEBP,
