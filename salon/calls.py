@@ -6,19 +6,30 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from salon.errors import Overloaded, from_rpc_error
+from salon.channel import Security
+from salon.diagnosis import explain
+from salon.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    ServiceUnavailable,
+    from_rpc_error,
+    is_of_service,
+)
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-def patiently(attempt: Callable[[], _Response], target: str, expires: float) -> _Response:
+def patiently(
+    attempt: Callable[[], _Response], target: str, expires: float, security: Security
+) -> _Response:
     """What `attempt` returns, which is made again while the service asks for patience.
 
     Args:
         attempt: makes one call.
         target: the service, as errors name it.
         expires: the deadline, as `time.monotonic()` tells time.
+        security: what the channel was made with, for an error that says why it does not connect.
 
     Raises:
         SalonError: the typed error of the status that the last attempt ended in.
@@ -28,6 +39,10 @@ def patiently(attempt: Callable[[], _Response], target: str, expires: float) -> 
             return attempt()
         except grpc.RpcError as error:
             failure = from_rpc_error(error, target)
+            if isinstance(failure, (ServiceUnavailable, DeadlineExceeded)) and (
+                not is_of_service(error) and (why := explain(target, security))
+            ):
+                raise ServiceUnavailable(f"reward service {target}: {why}") from error
             pause = failure.retry_after_seconds if isinstance(failure, Overloaded) else None
             if pause is None or time.monotonic() + pause >= expires:
                 raise failure from error
@@ -47,6 +62,7 @@ class PatientCall(Generic[_Request, _Response]):
         request: _Request,
         target: str,
         expires: float,
+        security: Security,
     ) -> None:
         """Prepare to send `request`.
 
@@ -55,11 +71,13 @@ class PatientCall(Generic[_Request, _Response]):
             request: what to send.
             target: the service, as errors name it.
             expires: the deadline, as `time.monotonic()` tells time.
+            security: what the channel was made with.
         """
         self._method = method
         self._request = request
         self._target = target
         self._expires = expires
+        self._security = security
         self._started: grpc.Future[_Response] | None = None
 
     def start(self) -> None:
@@ -72,7 +90,7 @@ class PatientCall(Generic[_Request, _Response]):
         Raises:
             SalonError: the typed error of the status that the call ended in.
         """
-        return patiently(self._attempt, self._target, self._expires)
+        return patiently(self._attempt, self._target, self._expires, self._security)
 
     def cancel(self) -> None:
         """Let the service know that nobody waits any more."""

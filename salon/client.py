@@ -56,7 +56,8 @@ class RewardClient:
         self._max_message_bytes = max_message_bytes
         self._shared = SharedDirectory(shared_dir) if shared_dir else None
         self._unshared: set[str] = set()
-        self._channel = connect(target, max_message_bytes, security or Security())
+        self._security = security or Security()
+        self._channel = connect(target, max_message_bytes, self._security)
         self._stub = RewardServiceStub(self._channel)
         self._score: grpc.UnaryUnaryMultiCallable[bytes, reward_pb2.ScoreResponse] = (
             self._channel.unary_unary(
@@ -126,7 +127,11 @@ class RewardClient:
         """
         request = reward_pb2.GetRewardRequest(reward=reward)
         expires = time.monotonic() + deadline
-        return PatientCall(self._stub.GetReward, request, self.target, expires).result().reward
+        return (
+            PatientCall(self._stub.GetReward, request, self.target, expires, self._security)
+            .result()
+            .reward
+        )
 
     def list_rewards(self, deadline: float = DEADLINE_SECONDS) -> list[reward_pb2.Reward]:
         """Every reward that the service hosts; the first is the default.
@@ -136,7 +141,7 @@ class RewardClient:
         """
         expires = time.monotonic() + deadline
         request = reward_pb2.ListRewardsRequest()
-        call = PatientCall(self._stub.ListRewards, request, self.target, expires)
+        call = PatientCall(self._stub.ListRewards, request, self.target, expires, self._security)
         return list(call.result().rewards)
 
     def close(self) -> None:
@@ -174,7 +179,7 @@ class RewardClient:
         running: deque[_FrameCall] = deque()
         try:
             for frame in frames:
-                call = PatientCall(self._score, frame.payload, self.target, expires)
+                call = PatientCall(self._score, frame.payload, self.target, expires, self._security)
                 running.append(_FrameCall(frame, call))
                 if frame.samples < samples:
                     call.start()
@@ -196,7 +201,9 @@ class RewardClient:
             if frame.shared_file is None:
                 raise
             self._unshared.add(reward)
-            response = PatientCall(self._score, frame.inline(), self.target, expires).result()
+            response = PatientCall(
+                self._score, frame.inline(), self.target, expires, self._security
+            ).result()
         running.popleft().forget()
         if len(response.outcomes) != frame.samples:
             raise RewardFailed(

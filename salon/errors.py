@@ -158,7 +158,9 @@ _WAY_OUT = {
     grpc.StatusCode.UNAVAILABLE: "check that it runs there and that the address is right",
     grpc.StatusCode.DEADLINE_EXCEEDED: "pass a longer deadline or a smaller batch",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "try again later, or send smaller messages",
-    grpc.StatusCode.UNAUTHENTICATED: "pass a bearer token that the service knows",
+    grpc.StatusCode.UNAUTHENTICATED: (
+        "pass a bearer token that the service knows (SALON_REWARD_TOKEN, or Security(token=...))"
+    ),
     grpc.StatusCode.UNIMPLEMENTED: "what answers there is not a Salon reward service",
 }
 
@@ -244,6 +246,12 @@ def is_untried(error: grpc.RpcError) -> bool:
         and info.reason in (ServiceUnavailable.__name__, Overloaded.__name__)
         for detail in _details(error)
     )
+
+
+def is_of_service(error: grpc.RpcError) -> bool:
+    """Whether the service itself ended the call so, and not this side's channel or deadline."""
+    info = ErrorInfo()
+    return any(detail.Unpack(info) and info.domain == DOMAIN for detail in _details(error))
 
 
 def _details(error: grpc.RpcError) -> Sequence[Any]:

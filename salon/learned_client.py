@@ -124,7 +124,9 @@ class LearnedRewardClient(RewardClient):
             part.request_id = f"{request.request_id}/{index}"
             part.base_version = base_version
             part.steps = steps if part is parts[-1] else 0
-            response = PatientCall(self._learned.Fit, part, self.target, expires).result()
+            response = PatientCall(
+                self._learned.Fit, part, self.target, expires, self._security
+            ).result()
             base_version = response.version
         return Fit(response.version, to_dict(response.metrics))
 
@@ -148,7 +150,7 @@ class LearnedRewardClient(RewardClient):
                 data += piece.data
             return Export(version, bytes(data))
 
-        return patiently(attempt, self.target, expires)
+        return patiently(attempt, self.target, expires, self._security)
 
     def import_(
         self, instance: str, data: bytes, *, reward: str = "", deadline: float = DEADLINE_SECONDS
@@ -176,7 +178,7 @@ class LearnedRewardClient(RewardClient):
             )
             return self._learned.Import(pieces, timeout=expires - time.monotonic()).version
 
-        return patiently(attempt, self.target, expires)
+        return patiently(attempt, self.target, expires, self._security)
 
     def delete(
         self, instance: str, *, reward: str = "", deadline: float = DEADLINE_SECONDS
@@ -188,7 +190,7 @@ class LearnedRewardClient(RewardClient):
         """
         request = wire.DeleteRequest(reward=reward, instance=instance)
         expires = time.monotonic() + deadline
-        PatientCall(self._learned.Delete, request, self.target, expires).result()
+        PatientCall(self._learned.Delete, request, self.target, expires, self._security).result()
 
     def _most_bytes(self, limits: reward_pb2.Limits) -> int:
         own = self._max_message_bytes

@@ -24,6 +24,7 @@ class Admission:
         self._changed = threading.Condition()
         self._max_calls = max_calls
         self._in_flight = 0
+        self._came = False
         self._refusal = "the service is starting: its rewards are being loaded"
 
     def open(self) -> None:
@@ -44,6 +45,7 @@ class Admission:
             DeadlineExceeded: the call is over already.
         """
         with self._changed:
+            self._came = True
             if self._refusal:
                 raise ServiceUnavailable(self._refusal)
             if self._in_flight >= self._max_calls:
@@ -70,6 +72,13 @@ class Admission:
             yield
         finally:
             let_go()
+
+    def was_idle(self) -> bool:
+        """Whether no call is in flight, and none came since this was asked last."""
+        with self._changed:
+            idle = not self._in_flight and not self._came
+            self._came = False
+            return idle
 
     def close(self, seconds: float) -> int:
         """Let nobody in and wait up to `seconds`; the number of calls still in flight then."""

@@ -96,7 +96,9 @@ class Answering:
             call.check_wanted()
         except SalonError as error:
             code = error.grpc_code
-            _refuse(context, call, error, started)
+            # Not an error: so a caller learns to send the pixels inline, once.
+            quiet = isinstance(error, SharedFileUnavailable) and not self._log_calls
+            _refuse(context, call, error, started, quiet)
         # gRPC lets go of a stream whose caller has left.
         except GeneratorExit:
             code = DeadlineExceeded.grpc_code
@@ -134,9 +136,14 @@ class Answering:
 
 
 def _refuse(
-    context: grpc.ServicerContext, call: Call, error: SalonError, started: float
+    context: grpc.ServicerContext,
+    call: Call,
+    error: SalonError,
+    started: float,
+    quiet: bool = False,
 ) -> NoReturn:
-    _log(call, error.grpc_code, started, reason=str(error))
+    if not quiet:
+        _log(call, error.grpc_code, started, reason=str(error))
     context.abort_with_status(to_status(error))
     raise error  # not reached: the line above raises
 

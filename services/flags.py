@@ -136,6 +136,23 @@ MaxImageSide = Annotated[
 MaxImagePixels = Annotated[
     int, Option(min=1, help="Greatest height times width of an image.", rich_help_panel=_LIMITS)
 ]
+MaxImageSegments = Annotated[
+    int,
+    Option(
+        min=1,
+        help="Most chunks of a PNG or WebP file, and segments of a JPEG.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxImageScans = Annotated[int, Option(min=1, help="Most scans of a JPEG.", rich_help_panel=_LIMITS)]
+MaxImageScanPixels = Annotated[
+    int,
+    Option(
+        min=1,
+        help="Greatest height times width times scans of a JPEG.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 MaxPending = Annotated[
     int,
     Option(

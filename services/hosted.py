@@ -13,6 +13,7 @@ from salon.reward.v1 import reward_pb2
 from services.batching import Batcher
 from services.cache import ScoreCache
 from services.call import Call
+from services.decoding import DecodedPixels
 from services.instance_scoring import InstanceScorer
 from services.isolation import told
 from services.learned_reward import LearnedReward
@@ -20,7 +21,7 @@ from services.limits import BatchLimits, Limits
 from services.metrics import Metrics
 from services.reading import SampleReader
 from services.reward import Reward, Sample
-from services.scoring import CallScorer, DecodedPixels
+from services.scoring import CallScorer
 
 logger = structlog.get_logger()
 
@@ -120,7 +121,7 @@ class BatchedReward(HostedReward):
                 f"reward {self.reward.name} does not learn: leave ScoreRequest.instance empty"
             )
         with self._batcher.reserved(len(received.samples)), shared as file:
-            reader = SampleReader(self.reward, self._limits, file, call)
+            reader = SampleReader(self.reward, self._limits, file, call, self._held)
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
         return reward_pb2.ScoreResponse(
@@ -200,7 +201,7 @@ class LearnedHostedReward(HostedReward):
             waited = time.monotonic() - arrived
             for _ in received.samples:
                 self._metrics.queued(self.reward.name, waited)
-            reader = SampleReader(self.reward, self._limits, file, call)
+            reader = SampleReader(self.reward, self._limits, file, call, self._held)
             scorer = CallScorer(
                 call, reader, self._held, lambda part: self._scorer.score(instance, part, call)
             )

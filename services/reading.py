@@ -1,34 +1,57 @@
 """From the samples of one call to samples that a reward can score."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from salon.errors import SampleError
 from salon.frames import ReceivedSample
-from salon.images import Pixels, decode
+from salon.images import CheckedImage, Pixels, check
 from salon.reward.v1 import reward_pb2
 from salon.structs import to_dict
 from services.call import Call
+from services.decoding import DecodedPixels
 from services.limits import Limits
 from services.reward import Reward, Sample
 
-RAW_FORMATS = (reward_pb2.IMAGE_FORMAT_RGB8, reward_pb2.IMAGE_FORMAT_GRAY8)
+
+@dataclass(frozen=True)
+class CheckedSample:
+    """A sample that has all the reward needs; its image files are checked, not decoded."""
+
+    new_pixels: int
+    """How many decoding makes, of image and reference: memory beyond the message's own."""
+    read: Callable[[], Sample]
+    """Decodes it, in its turn; raises SampleError where that fails."""
 
 
 class SampleReader:
     """Reads the samples of one call to one reward."""
 
     def __init__(
-        self, reward: Reward, limits: Limits, shared: memoryview | None, call: Call
+        self,
+        reward: Reward,
+        limits: Limits,
+        shared: memoryview | None,
+        call: Call,
+        held: DecodedPixels,
     ) -> None:
-        """Read what `reward` needs within `limits`, and count the images that `call` brought.
+        """Prepare to read.
 
-        `shared` is the call's shared file, if it has one.
+        Args:
+            reward: whose needs the samples are checked for.
+            limits: what each of them may be.
+            shared: the call's shared file, if it has one.
+            call: who waits; its images are counted.
+            held: gives each image its turn to be decoded.
         """
         self._reward = reward
         self._limits = limits
         self._shared = shared
         self._call = call
+        self._held = held
 
-    def read(self, received: ReceivedSample) -> Sample:
-        """The sample, checked and decoded; raw pixels stay where they are, uncopied.
+    def check(self, received: ReceivedSample) -> CheckedSample:
+        """The sample, checked; raw pixels stay where they are, uncopied, also once it is read.
 
         Raises:
             SampleError: it lacks something, or something in it cannot be used.
@@ -49,13 +72,19 @@ class SampleReader:
                 f"{self._limits.max_metadata_bytes} are accepted: send less with each sample",
             )
         self._check_complete(message)
-        reference = message.HasField("reference")
-        return Sample(
-            self._decode(message.image, received.image),
-            message.prompt,
-            to_dict(message.metadata),
-            self._decode(message.reference, received.reference) if reference else None,
-        )
+        image, reference = self._image(message.image, received.image), None
+        if message.HasField("reference"):
+            reference = self._image(message.reference, received.reference)
+
+        def read() -> Sample:
+            return Sample(
+                self._decode(image),
+                message.prompt,
+                to_dict(message.metadata),
+                self._decode(reference) if reference else None,
+            )
+
+        return CheckedSample(image.new_pixels + (reference.new_pixels if reference else 0), read)
 
     def _check_complete(self, message: reward_pb2.Sample) -> None:
         present = {
@@ -72,11 +101,17 @@ class SampleReader:
                     "and the sample has none",
                 )
 
-    def _decode(self, image: reward_pb2.Image, inline: memoryview) -> Pixels:
+    def _image(self, image: reward_pb2.Image, inline: memoryview) -> CheckedImage:
         data = self._slice(image.slice) if image.HasField("slice") else inline
         self._call.images += 1
         self._call.image_bytes += len(data)
-        return decode(image, data, self._limits.image)
+        return check(image, data, self._limits.image)
+
+    def _decode(self, image: CheckedImage) -> Pixels:
+        if not image.new_pixels:
+            return image.decode()
+        with self._held.decoding(image.new_pixels, self._call):
+            return image.decode()
 
     def _slice(self, where: reward_pb2.Slice) -> memoryview:
         if self._shared is None:
@@ -92,15 +127,3 @@ class SampleReader:
                 f"{len(self._shared)} bytes",
             )
         return self._shared[where.offset : end]
-
-
-def decoded_pixels(message: reward_pb2.Sample, sample: Sample) -> int:
-    """How many pixels were decoded, and so take memory beyond the message's own."""
-    images = [(message.image, sample.image)]
-    if sample.reference is not None:
-        images.append((message.reference, sample.reference))
-    return sum(
-        pixels.shape[0] * pixels.shape[1]
-        for image, pixels in images
-        if image.format not in RAW_FORMATS
-    )

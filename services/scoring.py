@@ -1,60 +1,20 @@
 """The samples of one call on their way to the reward and back, in bounded memory.
 
-received -> read -> scored in slices -> one outcome a sample, in order
-             |
-             v
-        SampleError
+received -> checked -> room taken -> decoded -> scored in slices -> one outcome a sample, in order
+               |                        |
+               +------ SampleError -----+
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from salon.errors import SampleError
 from salon.frames import ReceivedSample
 from salon.reward.v1 import reward_pb2
 from services.call import Call
+from services.decoding import SLICE_PIXELS, DecodedPixels
 from services.isolation import failed
-from services.reading import SampleReader, decoded_pixels
+from services.reading import SampleReader
 from services.reward import Sample
-
-SLICE_PIXELS = 2 * 4096 * 4096
-"""Most decoded pixels held at once for one call, 100 MB of RGB: a 16 MB message of well-compressed
-PNG files could otherwise unpack to many gigabytes."""
-
-SERVER_PIXELS = 8 * SLICE_PIXELS
-"""Most decoded pixels held at once for all calls together; each may exceed it by one image."""
-
-CHECK_SECONDS = 0.5  # how soon a call that waits for room notices that nobody waits for it
-
-
-class DecodedPixels:
-    """How many decoded pixels all calls together hold."""
-
-    def __init__(self, most: int = SERVER_PIXELS) -> None:
-        """Be full at `most`."""
-        self._changed = threading.Condition()
-        self._most = most
-        self._held = 0
-
-    def is_full(self) -> bool:
-        """Whether a call should have what it holds scored before it decodes more."""
-        return self._held >= self._most
-
-    def await_room(self, call: Call) -> None:
-        """Wait, holding nothing, until others let go of theirs.
-
-        Raises:
-            DeadlineExceeded: the call was given up meanwhile.
-        """
-        with self._changed:
-            while not self._changed.wait_for(lambda: not self.is_full(), CHECK_SECONDS):
-                call.check_wanted()
-
-    def change(self, pixels: int) -> None:
-        """Hold so many more; negative: fewer."""
-        with self._changed:
-            self._held += pixels
-            self._changed.notify_all()
 
 
 class CallScorer:
@@ -89,6 +49,7 @@ class CallScorer:
         outcomes: dict[int, reward_pb2.Outcome] = {}
         for indices, part in self._slices(samples, outcomes):
             outcomes.update(zip(indices, self._score(part), strict=True))
+            del part  # or it would be kept while the next slice is decoded
         return [outcomes[index] for index in range(len(samples))]
 
     def _slices(
@@ -97,27 +58,41 @@ class CallScorer:
         """Readable samples with their indices, slice by slice; `outcomes` gets the others."""
         indices: list[int] = []
         part: list[Sample] = []
-        pixels = 0
+        held: list[int] = []  # the pixels of each image that there is room for
         try:
             for index, received in enumerate(samples):
                 self._call.check_wanted()
-                if not part:
-                    self._held.await_room(self._call)
                 try:
-                    sample = self._reader.read(received)
+                    checked = self._reader.check(received)
                 except SampleError as error:
                     outcomes[index] = failed(error)
                     continue
-                size = decoded_pixels(received.message, sample)
-                if part and size and (pixels + size > SLICE_PIXELS or self._held.is_full()):
-                    yield indices, part
-                    self._held.change(-pixels)
-                    indices, part, pixels = [], [], 0
+                size = checked.new_pixels
+                if size:
+                    if held and not self._has_room(size, held):
+                        yield indices, part
+                        indices, part = [], []
+                        self._let_go(held)
+                        self._held.take(size, self._call)
+                    elif not held:
+                        self._held.take(size, self._call)
+                    held.append(size)
+                try:
+                    part.append(checked.read())
+                except SampleError as error:
+                    outcomes[index] = failed(error)
+                    self._let_go(held, 1 if size else 0)
+                    continue
                 indices.append(index)
-                part.append(sample)
-                pixels += size
-                self._held.change(size)
             if part:
                 yield indices, part
         finally:
-            self._held.change(-pixels)
+            self._let_go(held)
+
+    def _has_room(self, size: int, held: list[int]) -> bool:
+        return sum(held) + size <= SLICE_PIXELS and self._held.try_take(size)
+
+    def _let_go(self, held: list[int], last: int | None = None) -> None:
+        """Give back the room of the `last` images of those held; None: of all."""
+        for _ in range(len(held) if last is None else last):
+            self._held.give_back(held.pop())

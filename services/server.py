@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from salon.errors import RewardFailed
+from salon.memory import give_back_freed_memory
 from salon.shared import SharedDirectory
 from services.admission import Admission
 from services.answering import Answering
 from services.cache import ScoreCache
+from services.decoding import DecodedPixels
 from services.health import Health
 from services.hosted import BatchedReward, HostedReward, LearnedHostedReward
 from services.hosting import Choice
@@ -21,7 +23,6 @@ from services.listening import add_reflection, bind, call_server, probe_server
 from services.metrics import Metrics, serve_metrics
 from services.options import ServerOptions
 from services.reward import Reward
-from services.scoring import DecodedPixels
 from services.servicer import RewardServicer
 from services.tls import check_exposure
 from services.tokens import TokenInterceptor, Tokens
@@ -53,8 +54,10 @@ class RewardServer:
         shared = SharedDirectory(options.shared_dir) if options.shared_dir else None
         self._answering = Answering(self._admission, self._metrics, shared, options.log_calls)
         self._servicer = RewardServicer(options.limits, self._answering)
+        self._held = DecodedPixels()
         self._hosted: list[HostedReward] = []
         self._stuck: list[str] = []
+        self._gave_back = False
         self._server = call_server(
             options.limits,
             options.max_concurrent_calls,
@@ -97,7 +100,7 @@ class RewardServer:
         """
         options = self._options
         cache = ScoreCache(options.cache_scores) if options.cache_scores else None
-        held = DecodedPixels()
+        held = self._held
         for reward in rewards:
             batches = options.batches(reward)
             self._hosted.append(
@@ -115,7 +118,7 @@ class RewardServer:
         logger.info("serving", rewards={reward.name: reward.version for reward in rewards})
 
     def check(self) -> None:
-        """Tell probes whether calls get anywhere.
+        """Tell probes whether calls get anywhere, and give back memory when there are none.
 
         Raises:
             RewardFailed: a reward cannot score any more; calls in flight have been let finish.
@@ -129,6 +132,11 @@ class RewardServer:
             self._stuck = stuck
             logger.warning("rewards whose batch takes too long", rewards=stuck or "none any more")
         self._health.set_ready(not stuck)
+        idle = self._admission.was_idle()
+        # Once: a pause between two batches of a trainer is short, and the next needs the memory.
+        if idle and not self._gave_back:
+            give_back_freed_memory()
+        self._gave_back = idle
 
     def drain(self) -> None:
         """Turn new calls away and let those in flight finish, within the grace.
@@ -155,7 +163,7 @@ class RewardServer:
         # Where no reward learns, what learning needs need not be installed.
         from services.learned.servicer import LearnedServicer  # noqa: PLC0415
 
-        learned = LearnedServicer(self._options.limits, self._answering)
+        learned = LearnedServicer(self._options.limits, self._answering, self._held)
         learned.add_to(self._server)
         return learned
 

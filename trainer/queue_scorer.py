@@ -193,7 +193,7 @@ class QueueScorer:
         """
         reward = pending.message.reward
         if reward not in self._unshared:
-            log.warning("images go through Redis", reward=reward, reason=pending.note)
+            log.info("images go through Redis: the service shares no directory", reward=reward)
             self._unshared.add(reward)
         try:
             message = self._message(reward, self._collector_blobs.put(frame.inline()))
@@ -233,10 +233,13 @@ class QueueScorer:
         if pending is None:
             return
         pending.heard = time.monotonic()
-        if reply.kind in (ReplyKind.WAITING, ReplyKind.RESEND):
+        if reply.kind is ReplyKind.WAITING:
             pending.note = reply.body.decode(errors="replace")
+            return
+        if reply.kind is ReplyKind.RESEND:
             # Sent again by `_tend`, which is tried again if Redis is away.
-            pending.refused |= reply.kind is ReplyKind.RESEND
+            pending.refused = True
+            log.debug("shared file not seen", reason=reply.body.decode(errors="replace"))
             return
         pending.delete_file()  # before others take its room
         self._window.take(reply.batch)

@@ -21,6 +21,7 @@ from salon.broker import SCORE_TASK, ScoreMessage
 from salon.channel import METHOD_SCORE
 from salon.channel import connect as connect_service
 from salon.connection import connect as connect_redis
+from salon.diagnosis import explain
 from salon.errors import (
     Overloaded,
     SalonError,
@@ -109,7 +110,8 @@ def score(self: Task, message: dict[str, Any]) -> None:
         replies.send(Reply(task.batch, ReplyKind.WAITING, str(waiting).encode()))
         raise _again(self, waiting) from None
     except SharedFileUnavailable as error:
-        log.warning("shared file not seen", batch=task.batch, reason=str(error))
+        # Nothing is wrong: it is how the sender learns to send the pixels along.
+        log.debug("shared file not seen", batch=task.batch, reason=str(error))
         reply = Reply(task.batch, ReplyKind.RESEND, str(error).encode())
     except SalonError as error:
         log.error("batch failed", batch=task.batch, reason=str(error))
@@ -145,8 +147,9 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
     target = settings.target(task.reward)
     service = f"reward service {task.reward} at {target}{through_proxy(target)}"
     if not _is_connected(_service(target)):
-        said = _last_words(target) or "see its log"
-        raise _Waiting(f"waiting for {service}: it does not answer; {said}")
+        why = explain(target, settings.security)
+        why = why or f"it does not answer; {_last_words(target) or 'see its log'}"
+        raise _Waiting(f"waiting for {service}: {why}")
     attempt = _count_attempt(task, 1)
     if attempt > settings.score_attempts:
         said = _last_words(target)

@@ -11,6 +11,7 @@ from salon.reward.v1 import learned_reward_pb2
 from salon.structs import to_dict, to_struct
 from services.answering import Answering
 from services.call import Call
+from services.decoding import DecodedPixels
 from services.learned.examples import ExampleReader
 from services.learned.transfers import TransferPlaces, watched
 from services.learned_reward import Example, Exported, FitOrder, LearnedReward
@@ -30,9 +31,10 @@ REQUEST_ID_CHARACTERS = 128
 class LearnedServicer:
     """Answers for the hosted learned rewards; the first of them is the default."""
 
-    def __init__(self, limits: Limits, answering: Answering) -> None:
-        """Answer within `limits`, in the way of `answering`."""
+    def __init__(self, limits: Limits, answering: Answering, held: DecodedPixels) -> None:
+        """Answer within `limits`, in the way of `answering`; `held` is all calls' together."""
         self._limits = limits
+        self._held = held
         self._answering = answering
         self._places = TransferPlaces()
         self._rewards = NamedRewards[LearnedReward]("learned reward")
@@ -151,8 +153,8 @@ class LearnedServicer:
     ) -> Iterator[Example]:
         """Those of `request`; not even the shared file is read before the first is asked for."""
         with self._answering.opened(request.shared_file) as shared:
-            reader = SampleReader(reward, self._limits, shared, call)
-            yield from ExampleReader(reader).read(request.examples)
+            reader = SampleReader(reward, self._limits, shared, call, self._held)
+            yield from ExampleReader(reader, self._held, call).read(request.examples)
 
 
 def _check_id(request: learned_reward_pb2.FitRequest) -> None:

@@ -16,12 +16,13 @@ from salon.reward.v1 import reward_pb2 as pb
 from salon.reward.v1 import reward_pb2_grpc
 from services import scoring
 from services.call import Call
+from services.decoding import DecodedPixels
 from services.isolation import IsolatingScorer
 from services.limits import Limits
 from services.metrics import Metrics
 from services.reading import SampleReader
 from services.reward import Reward
-from services.scoring import CallScorer, DecodedPixels
+from services.scoring import CallScorer
 from tests.salon.files import encoded, noise, png
 
 PNG, RGB8 = pb.IMAGE_FORMAT_PNG, pb.IMAGE_FORMAT_RGB8
@@ -171,10 +172,11 @@ def score_here(reward, samples, given_up=lambda: None, held=None):
     call = Call(given_up, structlog.get_logger())
     scorer = IsolatingScorer(reward.name, reward.score, Metrics([reward.name]))
     payload = pb.ScoreRequest(samples=samples).SerializeToString()
+    held = held or DecodedPixels()
     return CallScorer(
         call,
-        SampleReader(reward, Limits(), None, call),
-        held or DecodedPixels(),
+        SampleReader(reward, Limits(), None, call, held),
+        held,
         lambda part: scorer.score(part, [call] * len(part)),
     ).score(frames.parse(payload, 1024).samples)
 
@@ -210,7 +212,7 @@ def test_raw_pixels_are_not_decoded_and_need_no_slices(monkeypatch):
 def test_calls_together_hold_few_decoded_pixels():
     """While others hold as many as may be, a call waits; then it goes on in small slices."""
     held = DecodedPixels(300)
-    held.change(300)
+    held.take(300, Call(lambda: None, structlog.get_logger()))
     reward = Counting()
     samples = [pb.Sample(image=pb.Image(format=PNG, data=encoded(noise(20, 20))))] * 3
     with ThreadPoolExecutor(1) as pool:
@@ -218,18 +220,19 @@ def test_calls_together_hold_few_decoded_pixels():
         with pytest.raises(TimeoutError):
             results.result(0.2)
         assert reward.given == []
-        held.change(-300)
+        held.give_back(300)
         assert len(results.result(30)) == 3
     assert reward.given == [400, 400, 400]
-    assert not held.is_full()
+    assert held.held() == 0
 
 
 def test_a_call_that_waits_for_memory_ends_with_its_caller():
     held = DecodedPixels(1)
-    held.change(1)
+    held.take(1, Call(lambda: None, structlog.get_logger()))
     answers = iter([None, "cancelled"])
     with pytest.raises(DeadlineExceeded):
         score_here(Counting(), [pb.Sample(image=GOOD)], lambda: next(answers), held)
+    assert held.held() == 1
 
 
 def test_outcomes_are_in_the_order_of_the_samples(faulty):

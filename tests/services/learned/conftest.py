@@ -7,6 +7,7 @@ import pytest
 
 from services.admission import Admission
 from services.answering import Answering
+from services.decoding import DecodedPixels
 from services.learned.servicer import LearnedServicer
 from services.limits import Limits
 from services.metrics import Metrics
@@ -30,7 +31,7 @@ def metrics(reward):
 def channel(reward, admission, metrics):
     """To a server that does nothing but learn."""
     answering = Answering(admission, metrics, None, log_calls=False)
-    servicer = LearnedServicer(Limits(), answering)
+    servicer = LearnedServicer(Limits(), answering, DecodedPixels())
     servicer.host([reward])
     server = grpc.server(ThreadPoolExecutor(4))
     servicer.add_to(server)
