@@ -19,6 +19,9 @@ class Outcome:
     details: Mapping[str, Any]
     reward: str
     version: str
+    unit: str = ""
+    """What the score is counted in, such as kB; empty for a plain number."""
+    lower_is_better: bool = False
 
 
 def outcomes(response: reward_pb2.ScoreResponse) -> list[Outcome]:
@@ -49,4 +52,12 @@ def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) ->
             f"reward {response.reward} sent neither a score nor an error; "
             "it may speak a newer contract: update salon",
         )
-    return Outcome(score, error, to_dict(message.details), response.reward, response.version)
+    return Outcome(
+        score,
+        error,
+        to_dict(message.details),
+        response.reward,
+        response.version,
+        response.unit,
+        response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
+    )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from salon.jobs import Event, Job, JobState, JobStore
+from salon.numbers import decimals_for, is_rounding, mean_and_std
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # iterations over which the speed is taken
@@ -87,7 +88,8 @@ class Screen:
             for i in range(0, len(values), step)
         ]
         low, high = min(means), max(means)
-        span = high - low or 1.0
+        # Means that differ by rounding alone are a flat line.
+        span = 1.0 if is_rounding(high - low, max(abs(low), abs(high))) else high - low
         return "".join(BARS[int((mean - low) / span * (len(BARS) - 1))] for mean in means)
 
     def __rich__(self) -> RenderableType:
@@ -144,7 +146,8 @@ def _rewards(data: Mapping[str, Any]) -> list[str]:
 
 
 def _score(data: Mapping[str, Any], reward: str) -> str:
-    return f"{data[f'rewards/{reward}/mean']:.4f} ± {data[f'rewards/{reward}/std']:.4f}"
+    std = data[f"rewards/{reward}/std"]  # None: of a single sample
+    return mean_and_std(data[f"rewards/{reward}/mean"], std, decimals_for(std))
 
 
 def watch(store: JobStore, job: str, console: Console) -> Job:

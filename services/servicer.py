@@ -105,5 +105,6 @@ class RewardServicer:
             lower_bound=reward.lower_bound,
             upper_bound=reward.upper_bound,
             direction=reward.direction,
+            unit=reward.unit,
             limits=self._limits.message(self._answering.shared_marker),
         )

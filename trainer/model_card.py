@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from salon.numbers import duration, plain, significant
 from trainer.evaluation import Evaluation
-from trainer.report.notation import duration, significant
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
 from trainer.report.watch import notes, table
@@ -55,6 +55,7 @@ def write_model_card(
         summary=summary,
         best=summary["best"] if is_best else None,
         significant=significant,
+        plain=plain,
         duration=duration(summary["seconds"]),
         results=results,
         notes=notes({**summary, "best": None} if is_best else summary, spec.iterations),
@@ -111,9 +112,10 @@ def _draw_before_after(
 ) -> Figure:
     figure = Figure(figsize=(12, 4.2 + 0.3 * len(results)), dpi=100, facecolor="white")
     height = (figure.get_size_inches()[1] - 0.2) / 2
-    for row, (kind, evaluation) in enumerate((("before", before), ("after", after))):
+    kinds: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for row, kind in enumerate(kinds):
         top = 0.2 + row * height
         write(figure, 0.2, top, f"{kind.capitalize()} training", 14, COLOURS[kind], "bold")
         box = Box(0.2, top + 0.32, 11.6, height - 0.4)
-        draw_pictures(figure, box, kind, evaluation, results, shown, PICTURES_SHOWN)
+        draw_pictures(figure, box, (before, after), kind, results, shown, PICTURES_SHOWN)
     return figure

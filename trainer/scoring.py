@@ -14,6 +14,14 @@ from salon.reward.v1.reward_pb2 import ERROR_CODE_MISSING_INPUT
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How to read a reward's scores, by the service that gave them."""
+
+    unit: str = ""  # such as kB; empty for a plain number
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
 class ScoredBatch:
     """What the jury said about one batch of N images."""
 
@@ -22,6 +30,7 @@ class ScoredBatch:
     errors: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name -> the versions that answered, sorted; more than one if it changed meanwhile."""
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
 
 class RewardScorer(Protocol):
@@ -52,6 +61,7 @@ class BatchAssembly:
         self._on_reward_error = on_reward_error
         self._scores = {name: np.full(size, np.nan) for name in rewards}
         self._versions: dict[str, set[str]] = {name: set() for name in rewards}
+        self._scales: dict[str, Scale] = {}
         self._errors: list[str] = []
 
     def part(self, reward: str, offset: int, count: int) -> Callable[[list[Outcome]], None]:
@@ -64,6 +74,8 @@ class BatchAssembly:
                 )
                 return
             self._versions[reward].update(outcome.version for outcome in parts)
+            if parts:
+                self._scales[reward] = Scale(parts[0].unit, parts[0].lower_is_better)
             for index, outcome in enumerate(parts, start=offset):
                 if outcome.error is not None and outcome.error.code == ERROR_CODE_MISSING_INPUT:
                     # Not this sample alone: the job would drop all that it ever sends.
@@ -100,4 +112,6 @@ class BatchAssembly:
             return
         valid = np.isfinite(np.array(list(self._scores.values()))).all(axis=0)
         versions = {name: tuple(sorted(met)) for name, met in self._versions.items()}
-        self._future.set_result(ScoredBatch(self._scores, valid, tuple(self._errors), versions))
+        self._future.set_result(
+            ScoredBatch(self._scores, valid, tuple(self._errors), versions, self._scales)
+        )

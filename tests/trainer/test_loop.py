@@ -132,7 +132,11 @@ def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
     assert [e["iteration"] for e in read_metrics(attempts.folder)] == [1, 2, 3, 4, 5, 6]
     told = attempts.events("evaluation")
     assert [event["iteration"] for event in told] == [0, 2, 4, 6]
-    assert told[1]["text"] == "evaluated after iteration 2: brightness 21.5, kl 2.00"
+    assert told[1]["text"] == (
+        "evaluated after iteration 2: brightness 1.5 ± 1.3 → 21.5 ± 1.3, effect size +15.49, "
+        "without an interval (4 images are fewer than the 5 it takes); kl 2.00"
+    )
+    assert told[0]["text"] == "evaluated before training: brightness 1.5 ± 1.3; kl 0"
 
 
 def test_an_evaluated_state_is_one_that_a_checkpoint_holds(attempts):

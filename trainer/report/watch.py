@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from salon.numbers import significant
 from trainer.report.charts import Curve, curve
-from trainer.report.notation import significant
 
 MEANINGS = {
     "eval/diversity": "mean pairwise cosine distance of the images' CLIP embeddings",

@@ -137,15 +137,15 @@ def test_the_curve_says_its_values_to_pointer_and_keys(page):
     output = frame.find_element(By.TAG_NAME, "output")
     plot = frame.find_element(By.CSS_SELECTOR, ".plot")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
-    assert output.text == "iteration 6: 0.800 ± 0.050"
+    assert output.text == "iteration 6: 0.8000 ± 0.0500"
     left_edge = -plot.size["width"] // 2 + 2
     ActionChains(page).move_to_element_with_offset(plot, left_edge, 0).perform()
-    assert output.text == "iteration 1: 0.300 ± 0.050"
+    assert output.text == "iteration 1: 0.3000 ± 0.0500"
     assert frame.find_element(By.CSS_SELECTOR, ".cursor").is_displayed()
     ActionChains(page).move_to_element(page.find_element(By.ID, "reward-1")).perform()
-    assert output.text == "iteration 6: 0.800 ± 0.050"
+    assert output.text == "iteration 6: 0.8000 ± 0.0500"
     frame.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-    assert output.text == "iteration 5: 0.700 ± 0.050"
+    assert output.text == "iteration 5: 0.7000 ± 0.0500"
 
 
 def test_evaluations_during_training_are_curves_that_answer_too(page):

@@ -10,11 +10,11 @@ import yaml
 from PIL import Image
 
 from tests.fixtures.finished_run import HOSTILE, finished_run
-from trainer.evaluation import compare
 from trainer.report import write_report
 from trainer.report.page import render_page
 from trainer.report.results import Result
 from trainer.run_folder import RunFolder
+from trainer.statistics import compare
 
 
 def render(run):
@@ -51,7 +51,7 @@ def test_every_pair_is_there_and_an_error_is_a_dash():
     page = render(run)
     assert page.count("data:image/png;base64,") == 40
     assert "4 more pairs" in text_of(page)
-    scores = re.findall(r'<span class="score"[^>]*>([^<]*)</span>', page)
+    scores = re.findall(r'<span class="score[^"]*" title="brightness">([^<]*)<', page)
     assert (len(scores), scores.count("—")) == (40, 2)
 
 
@@ -62,7 +62,7 @@ def test_it_stays_bounded_with_many_and_large_pictures():
     assert page.count("data:image/webp;base64,") == 128
     assert len(page) < 12e6
     text = text_of(page)
-    assert "the first 64 of 70" in text
+    assert "64 of 70 pairs" in text
     assert "Generated at 300 × 300 pixels, shown at most 256 wide or high." in text
     assert "they are WebP of quality 85, which is not what was scored" in text
     assert 'class="gallery"' in page, "large pictures are not pixelated"
@@ -96,7 +96,7 @@ def test_several_rewards_have_a_section_each_and_their_sum():
     page = render(finished_run(rewards=("brightness", "second")))
     assert page.count('id="reward-') == 2
     assert "1 × brightness + 1 × second , what training maximises" in text_of(page)
-    scores = re.findall(r'<span class="score"[^>]*><small>(\w+)</small>', page)
+    scores = re.findall(r'<span class="score[^>]*><small>(\w+)</small>', page)
     assert scores.count("second") == 40
 
 
@@ -140,8 +140,8 @@ def test_without_spread_the_effect_is_not_defined():
         run.before.scores["brightness"], run.after.scores["brightness"]
     )
     text = text_of(render(run))
-    assert "effect size not defined (no spread before)" in text
-    assert "shows no clear change" in text
+    assert "effect size not defined (the scores before do not differ)" in text
+    assert "brightness goes from 0.2500 to 0.6255" in text, "no interval, so no claim"
 
 
 def test_scores_that_are_all_errors_are_reported_as_such():
@@ -151,7 +151,7 @@ def test_scores_that_are_all_errors_are_reported_as_such():
         run.before.scores["brightness"], run.after.scores["brightness"]
     )
     text = text_of(render(run))
-    assert "brightness shows no clear change (— → —)" in text
+    assert "brightness has no image that got a score both before and after" in text
     assert "on 0 images" in text
 
 
