@@ -8,11 +8,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from salon.numbers import duration, plain, significant
+from salon.numbers import duration, plain
 from trainer.evaluation import Evaluation
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
-from trainer.report.watch import notes, table
+from trainer.report.watch import notes, table, written
 from trainer.spec import JobSpec
 
 PICTURE = "before_after.png"
@@ -48,13 +48,14 @@ def write_model_card(
     )
     environment.filters["code"] = _code
     results = Result.all_of(summary)
+    best = summary["best"] if is_best else None
     shown = min(PICTURES_SHOWN, len(before.prompts))
     card = environment.get_template("model_card.md.j2").render(
         front_matter=yaml.safe_dump(_front_matter(spec), sort_keys=False, allow_unicode=True),
         spec=spec,
         summary=summary,
-        best=summary["best"] if is_best else None,
-        significant=significant,
+        best=best,
+        best_value=written(summary, best["metric"], best["value"]) if best else None,
         plain=plain,
         duration=duration(summary["seconds"]),
         results=results,

@@ -3,7 +3,7 @@
 x runs from 0 (left) to 100 (right) and y, as in SVG, from 0 (top) to 100 (bottom).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -80,7 +80,7 @@ def curve(
     levels: Sequence[tuple[str, float | None]] = (),
     from_zero: bool = False,
     strands: Mapping[str, Mapping[int, float]] | None = None,
-    decimals: int | None = None,
+    say: Callable[[float], str] | None = None,
 ) -> Curve | None:
     """A line through `means` with gaps where there is none; None without any finite value.
 
@@ -91,7 +91,7 @@ def curve(
         levels: (name, value) of horizontal lines, at most two.
         from_zero: whether 0 belongs to the y axis.
         strands: name -> value by iteration, of thin lines that belong to the same axes.
-        decimals: of the values that are said; None: as many as each one needs.
+        say: writes a value, for readers; None: with as many digits as each one needs.
     """
     spreads = stds or [0.0] * len(means)
     rows = [
@@ -129,10 +129,9 @@ def curve(
         x_axis=x_axis,
         y_axis=y_axis,
         points=[
-            (*at(i, mean), _say(i, mean, spread if stds else None, decimals))
-            for i, mean, spread in rows
+            (*at(i, mean), _say(i, mean, spread if stds else None, say)) for i, mean, spread in rows
         ],
-        levels=_levels(levels, y_axis, decimals),
+        levels=_levels(levels, y_axis, say),
         strands=[
             (name, _path([at(i, value) for i, value in sorted(strand.items())]))
             for name, strand in thin.items()
@@ -154,20 +153,20 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
-def _say(iteration: int, mean: float, spread: float | None, decimals: int | None) -> str:
-    around = "" if spread is None else f" ± {_written(spread, 2, decimals)}"
-    return f"iteration {iteration}: {_written(mean, 3, decimals)}{around}"
-
-
-def _written(value: float, digits: int, decimals: int | None) -> str:
-    return significant(value, digits) if decimals is None else fixed(value, decimals)
+def _say(
+    iteration: int, mean: float, spread: float | None, say: Callable[[float], str] | None
+) -> str:
+    around = "" if spread is None else f" ± {say(spread) if say else significant(spread, 2)}"
+    return f"iteration {iteration}: {say(mean) if say else significant(mean, 3)}{around}"
 
 
 def _levels(
-    levels: Sequence[tuple[str, float | None]], axis: Axis, decimals: int | None
+    levels: Sequence[tuple[str, float | None]],
+    axis: Axis,
+    say: Callable[[float], str] | None,
 ) -> list[Level]:
     heights = [
-        (100 - axis.along(value), kind, _written(value, 3, decimals))
+        (100 - axis.along(value), kind, say(value) if say else significant(value, 3))
         for kind, value in levels
         if value is not None and is_number(value)
     ]

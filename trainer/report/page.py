@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _section(
     scores = [("before", before.scores[name]), ("after", after.scores[name])]
     return Section(
         result,
-        _series(metrics, f"rewards/{name}/mean", f"rewards/{name}/std", levels, result.decimals),
+        _series(metrics, f"rewards/{name}/mean", f"rewards/{name}/std", levels, result.number),
         histograms(scores, result.decimals),
     )
 
@@ -177,7 +177,7 @@ def _series(
     mean: str,
     std: str | None = None,
     levels: Sequence[tuple[str, float | None]] = (),
-    decimals: int | None = None,
+    say: Callable[[float], str] | None = None,
 ) -> Curve | None:
     """The curve of a metric over iterations; None where no iteration has it."""
     return curve(
@@ -186,7 +186,7 @@ def _series(
         [entry.get(std) for entry in metrics] if std else None,
         levels,
         from_zero=std is None,
-        decimals=decimals,
+        say=say,
     )
 
 

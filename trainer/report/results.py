@@ -78,6 +78,10 @@ class Result:
         """A score of this reward, with its unit; a dash for an error."""
         return numbers.score(value, self.decimals, self.unit)
 
+    def number(self, value: float | None) -> str:
+        """A score where an axis says its unit."""
+        return numbers.score(value, self.decimals)
+
     def level(self, kind: Literal["before", "after"]) -> str:
         """Mean ± standard deviation, e.g. "−38 ± 12 kB"."""
         mean, std = {
