@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -97,6 +98,22 @@ def take(job: str) -> None:
     if lease is None:
         sys.exit(f"{job} is over, or another trainer has it: see `salon show {job}`")
     print(lease.token)  # noqa: T201 - the answer
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Write one page about several runs, as of one spec with several seeds."""
+    from trainer.report.comparison import write_comparison  # noqa: PLC0415 - torch, seconds
+
+    try:
+        write_comparison(folders, out)
+    except OSError as error:
+        sys.exit(f"cannot write {out}: {error.strerror}")
+    except SalonError as error:
+        sys.exit(str(error))
 
 
 def _close(lease: Lease, state: JobState, reason: str) -> None:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from salon.numbers import duration, plain
+from trainer.dotted import dotted
 from trainer.evaluation import Evaluation
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
@@ -62,7 +63,12 @@ def write_model_card(
         notes=notes({**summary, "best": None} if is_best else summary, spec.iterations),
         table=table(summary),
         normalizations=NORMALIZATIONS,
-        hyperparameters=_flat(spec.algorithm.model_dump(mode="json", exclude={"name"})),
+        hyperparameters={
+            key: "null" if value is None else value
+            for key, value in dotted(
+                spec.algorithm.model_dump(mode="json", exclude={"name"})
+            ).items()
+        },
         picture=PICTURE,
         shown=shown,
         example=spec.evaluation.prompts[0],
@@ -85,17 +91,6 @@ def _front_matter(spec: JobSpec) -> dict[str, Any]:
         fields["base_model"] = spec.model
         fields["base_model_relation"] = "finetune" if spec.algorithm.lora is None else "adapter"
     return fields
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested sections with dotted keys, as a job's overrides write them."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, "null" if value is None else value))
-    return rows
 
 
 def _code(text: object) -> str:
