@@ -3,6 +3,8 @@
 Several processes may share the attempt, started alike but for RANK, WORLD_SIZE and the other
 variables that `accelerate launch` and `torchrun` set: rank 0 keeps the lease, the record and the
 run folder, the others compute.
+
+`python -m trainer compare FOLDER... --out FILE`: one page about several finished runs.
 """
 
 import os
