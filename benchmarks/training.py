@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.machine import portable
 from benchmarks.rates import ratio, rotated, summarise
 from benchmarks.ways import REWARD, queue_scorer, score_in_process
 from salon.settings import Settings
@@ -110,7 +111,7 @@ def measure_training(settings: Settings, rounds: int, spec: JobSpec) -> dict[str
                 painters[name].iterate()
     queue, in_process = painters["queue"], painters["in_process"]
     return {
-        "model": spec.model,
+        "model": portable(spec.model),
         "algorithm": spec.algorithm.model_dump(mode="json"),
         "torch_threads": torch.get_num_threads(),
         **{name: painter.summary() for name, painter in painters.items()},

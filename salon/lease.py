@@ -16,6 +16,7 @@ import redis
 
 from salon.errors import SalonError
 from salon.jobs import ACTIVE_KEY, MAX_EVENTS, JobState, events_key, job_key, lease_key
+from salon.numbers import finite
 
 # KEYS: record, lease, events, active set.
 # ARGV: job, owner, lease ms, attempts allowed, now, run folder.
@@ -172,7 +173,7 @@ class Lease:
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Append an event to the job's history."""
-        self._call(_EMIT, [events_key(self.job)], [kind, json.dumps(data), MAX_EVENTS])
+        self._call(_EMIT, [events_key(self.job)], [kind, json.dumps(finite(data)), MAX_EVENTS])
 
     def finish(self, state: JobState, reason: str = "") -> None:
         """Close the job for good."""

@@ -68,6 +68,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{mantissa}×10{str(power).translate(_SUPERSCRIPTS)}".replace("-", "−")
 
 
+def plain(value: float) -> str:
+    """As short as it can be written, as people write a weight: "0.5", "−1"."""
+    return f"{value:g}".replace("-", "−")
+
+
 def score(value: float | None, decimals: int, unit: str = "") -> str:
     """E.g. "−38.2 kB"; a dash where there is no number."""
     return _with_unit(fixed(value, decimals), unit)

@@ -21,6 +21,9 @@ class Outcome:
     version: str
     stand_in: bool = False
     """Whether a small model answered that stands in for the real one."""
+    unit: str = ""
+    """What the score is counted in, such as kB; empty for a plain number."""
+    lower_is_better: bool = False
 
 
 def outcomes(response: reward_pb2.ScoreResponse) -> list[Outcome]:
@@ -51,5 +54,13 @@ def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) ->
             f"reward {response.reward} sent neither a score nor an error; "
             "it may speak a newer contract: update salon",
         )
-    details = to_dict(message.details)
-    return Outcome(score, error, details, response.reward, response.version, response.stand_in)
+    return Outcome(
+        score,
+        error,
+        to_dict(message.details),
+        response.reward,
+        response.version,
+        response.stand_in,
+        response.unit,
+        response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
+    )

@@ -124,12 +124,7 @@ class BatchedReward(HostedReward):
             reader = SampleReader(self.reward, self._limits, file, call, self._held)
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
-        return reward_pb2.ScoreResponse(
-            reward=self.reward.name,
-            version=self.reward.version,
-            outcomes=outcomes,
-            stand_in=self.reward.stand_in,
-        )
+        return _response(self.reward, self.reward.version, outcomes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`."""
@@ -206,12 +201,7 @@ class LearnedHostedReward(HostedReward):
                 call, reader, self._held, lambda part: self._scorer.score(instance, part, call)
             )
             outcomes = scorer.score(received.samples)
-            return reward_pb2.ScoreResponse(
-                reward=self.reward.name,
-                version=instance.version,
-                outcomes=outcomes,
-                stand_in=self.reward.stand_in,
-            )
+            return _response(self.reward, instance.version, outcomes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`; a fit may take as long as its steps do."""
@@ -233,6 +223,19 @@ class LearnedHostedReward(HostedReward):
             yield
         finally:
             self._metrics.pending(self.reward.name, -samples)
+
+
+def _response(
+    reward: Reward, version: str, outcomes: Sequence[reward_pb2.Outcome]
+) -> reward_pb2.ScoreResponse:
+    return reward_pb2.ScoreResponse(
+        reward=reward.name,
+        version=version,
+        outcomes=outcomes,
+        stand_in=reward.stand_in,
+        unit=reward.unit,
+        direction=reward.direction,
+    )
 
 
 def _broken(reward: Reward) -> RewardFailed:

@@ -72,6 +72,8 @@ class Reward(ABC):
     """Changes whenever the same sample could score differently."""
     description: ClassVar[str]
     """What the score measures, and its unit."""
+    unit: ClassVar[str] = ""
+    """What a score is counted in, such as kB, for reports; empty for a plain number."""
     inputs: ClassVar[Sequence[reward_pb2.Input.ValueType]] = (reward_pb2.INPUT_IMAGE,)
     """What a sample must bring; the server refuses a sample that lacks one."""
     direction: ClassVar[reward_pb2.Direction.ValueType] = reward_pb2.DIRECTION_HIGHER_IS_BETTER

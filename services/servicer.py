@@ -106,5 +106,6 @@ class RewardServicer:
             upper_bound=reward.upper_bound,
             direction=reward.direction,
             stand_in=reward.stand_in,
+            unit=reward.unit,
             limits=self._limits.message(self._answering.shared_marker),
         )

@@ -3,6 +3,8 @@
 Several processes may share the attempt, started alike but for RANK, WORLD_SIZE and the other
 variables that `accelerate launch` and `torchrun` set: rank 0 keeps the lease, the record and the
 run folder, the others compute.
+
+`python -m trainer compare FOLDER... --out FILE`: one page about several finished runs.
 """
 
 import os
@@ -108,6 +110,22 @@ def take(job: str) -> None:
     if lease is None:
         sys.exit(f"{job} is over, or another trainer has it: see `salon show {job}`")
     print(lease.token)  # noqa: T201 - the answer
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Write one page about several runs, as of one spec with several seeds."""
+    from trainer.report.comparison import write_comparison  # noqa: PLC0415 - torch, seconds
+
+    try:
+        write_comparison(folders, out)
+    except OSError as error:
+        sys.exit(f"cannot write {out}: {error.strerror}")
+    except SalonError as error:
+        sys.exit(str(error))
 
 
 def _check(job: str) -> None:

@@ -79,8 +79,10 @@ def mean_pairwise_distance(embeddings: Tensor) -> float:
     their differences.
 
     Args:
-        embeddings: [N, D] of length 1, N at least 2.
+        embeddings: [N, D] of length 1 but for rounding, N at least 2.
     """
-    count = len(embeddings)
-    total = float(embeddings.double().sum(0).square().sum())
-    return 1 - (total - count) / (count * (count - 1))
+    unit = functional.normalize(embeddings.double(), dim=-1)
+    count = len(unit)
+    total = float(unit.sum(0).square().sum())
+    # Of images that are all alike, rounding would make a distance below 0.
+    return max(0.0, 1 - (total - count) / (count * (count - 1)))

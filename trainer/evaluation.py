@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from salon.numbers import is_number
 from trainer.algorithm import Algorithm, Metrics
 from trainer.diversity import ImageEmbedder, mean_pairwise_distance
 from trainer.run_folder import RunFolder
-from trainer.scoring import RewardScorer
-from trainer.spec import EvaluationSpec
-
-RESAMPLES = 10_000
+from trainer.scoring import RewardScorer, Scale
+from trainer.spec import EvaluationSpec, JobSpec
+from trainer.statistics import compare, sample_std
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,19 @@ class Evaluation:
     versions: dict[str, list[str]] = field(default_factory=dict)  # reward -> those that answered
     measures: dict[str, float] = field(default_factory=dict)  # diversity, kl: what was asked for
     stand_ins: list[str] = field(default_factory=list)  # rewards that small models stood in for
+    scales: dict[str, Scale] = field(default_factory=dict)  # by reward; absent: nothing is known
 
     @property
     def metrics(self) -> Metrics:
-        """Named as everywhere else; without the mean of a reward that scored no image."""
+        """Named as everywhere else; without what could not be measured, as the mean of no score."""
         metrics = {}
         for reward, scores in self.scores.items():
             known = scores[np.isfinite(scores)]
             if len(known):
                 metrics[f"eval/{reward}/mean"] = float(known.mean())
-                metrics[f"eval/{reward}/std"] = float(known.std())
-        return metrics | {f"eval/{name}": value for name, value in self.measures.items()}
+                metrics[f"eval/{reward}/std"] = sample_std(known)
+        metrics |= {f"eval/{name}": value for name, value in self.measures.items()}
+        return {name: value for name, value in metrics.items() if is_number(value)}
 
     def without_images(self) -> "Evaluation":
         """The same, a hundred times smaller."""
@@ -57,8 +59,10 @@ class Evaluation:
                 "prompts": self.prompts,
                 "seeds": self.seeds,
                 "versions": self.versions,
-                "measures": self.measures,
                 "stand_ins": self.stand_ins,
+                # Without what could not be measured: JSON has no NaN.
+                "measures": {n: value for n, value in self.measures.items() if is_number(value)},
+                "scales": {reward: asdict(scale) for reward, scale in self.scales.items()},
             }
         )
         with folder.file(name) as path:
@@ -83,6 +87,8 @@ class Evaluation:
             labels["versions"],
             labels["measures"],
             labels.get("stand_ins", []),
+            # An attempt of an older release did not write them.
+            {reward: Scale(**scale) for reward, scale in labels.get("scales", {}).items()},
         )
 
 
@@ -129,7 +135,30 @@ def evaluate(
         for reward in scored[0].versions
     }
     stand_ins = sorted({reward for batch in scored for reward in batch.stand_ins})
-    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions, measures, stand_ins)
+    scales = {reward: scale for batch in scored for reward, scale in batch.scales.items()}
+    pictures = np.concatenate(images)
+    return Evaluation(prompts, seeds, pictures, scores, versions, measures, stand_ins, scales)
+
+
+def effects(spec: JobSpec, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """`rewards` and `eval_rewards` of a summary: what training did to each, and how to read it.
+
+    Beside what `compare` gives, the `unit` of the scores; and which way is `better`, higher or
+    lower: of what is trained on by the sign of its weight, else as its service says.
+    """
+    weights = {reward.name: reward.weight for reward in spec.rewards}
+
+    def of(reward: str) -> dict[str, Any]:
+        scale = after.scales.get(reward, Scale())
+        weight = weights.get(reward, 0.0)
+        falling = weight < 0 if weight else scale.lower_is_better
+        found = compare(before.scores[reward], after.scores[reward])
+        return {**found, "unit": scale.unit, "better": "lower" if falling else "higher"}
+
+    return {
+        "rewards": {reward: of(reward) for reward in weights},
+        "eval_rewards": {reward: of(reward) for reward in spec.eval_rewards},
+    }
 
 
 def version_warnings(before: Evaluation, after: Evaluation) -> list[str]:
@@ -141,39 +170,3 @@ def version_warnings(before: Evaluation, after: Evaluation) -> list[str]:
         for reward in before.versions
         if len({*before.versions[reward], *after.versions[reward]}) > 1
     ]
-
-
-def compare(before: NDArray[np.float64], after: NDArray[np.float64]) -> dict[str, Any]:
-    """Means, spreads and the standardised difference of paired scores [N].
-
-    effect_size = (mean after − mean before) / std before (Glass's Δ, Glass 1976), with the sample
-    standard deviation. ci95 is its percentile bootstrap interval over pairs (Efron & Tibshirani
-    1993, ch. 13), 10,000 resamples with a fixed seed. Pairs with an error on either side are left
-    out. Both are None when the scores before have no spread.
-    """
-    both = np.isfinite(before) & np.isfinite(after)
-    before, after = before[both], after[both]
-    result: dict[str, Any] = {
-        "before": _describe(before),
-        "after": _describe(after),
-        "effect_size": None,
-        "ci95": None,
-    }
-    if len(before) < 2 or before.std() == 0:
-        return result
-    draws = np.random.default_rng(0).integers(0, len(before), (RESAMPLES, len(before)))
-    resampled = before[draws]
-    spread = resampled.std(axis=1, ddof=1)
-    usable = spread > 0
-    effects = (after[draws].mean(axis=1) - resampled.mean(axis=1))[usable] / spread[usable]
-    low, high = np.percentile(effects, [2.5, 97.5])
-    result["effect_size"] = float((after.mean() - before.mean()) / before.std(ddof=1))
-    result["ci95"] = [float(low), float(high)]
-    return result
-
-
-def _describe(scores: NDArray[np.float64]) -> dict[str, Any]:
-    if len(scores) == 0:
-        return {"mean": None, "std": None, "n": 0}
-    spread = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
-    return {"mean": float(scores.mean()), "std": spread, "n": len(scores)}

@@ -11,7 +11,7 @@ import structlog
 
 from trainer.algorithm import Algorithm
 from trainer.diversity import ImageEmbedder
-from trainer.evaluation import Evaluation, compare, evaluate, version_warnings
+from trainer.evaluation import Evaluation, effects, evaluate, version_warnings
 from trainer.model_card import write_model_card
 from trainer.run_folder import RunFolder
 from trainer.scoring import RewardScorer
@@ -114,12 +114,8 @@ class Evaluations:
     def summary(self) -> dict[str, Any]:
         """What `summary.json` says of them: before against after, and what happened between."""
         before, after = self.before, self.last
-        trained = [reward.name for reward in self._spec.rewards]
         return {
-            "rewards": {r: compare(before.scores[r], after.scores[r]) for r in trained},
-            "eval_rewards": {
-                r: compare(before.scores[r], after.scores[r]) for r in self._spec.eval_rewards
-            },
+            **effects(self._spec, before, after),
             "evaluations": self.history(),
             "stop": None if self.stop is None else asdict(self.stop),
             "best": None if self.best is None else asdict(self.best),

@@ -190,7 +190,7 @@ class Loop:
             samples = self._spec.evaluation.samples
             tracker.stage(f"evaluating after iteration {self.iteration}: {samples} samples")
         evaluation = self._evaluations.run(self.iteration, self._summary)
-        tracker.evaluated(self.iteration, evaluation)
+        tracker.evaluated(self.iteration, evaluation, self._evaluations.before)
         if stop := self._evaluations.stop:
             tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from salon.numbers import duration, plain
 from salon.stand_ins import is_stand_in
+from trainer.dotted import dotted
 from trainer.evaluation import Evaluation
-from trainer.report.notation import duration, significant
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
-from trainer.report.watch import notes, table
+from trainer.report.watch import notes, table, written
 from trainer.spec import JobSpec
 
 PICTURE = "before_after.png"
@@ -49,19 +50,26 @@ def write_model_card(
     )
     environment.filters["code"] = _code
     results = Result.all_of(summary)
+    best = summary["best"] if is_best else None
     shown = min(PICTURES_SHOWN, len(before.prompts))
     card = environment.get_template("model_card.md.j2").render(
         front_matter=yaml.safe_dump(_front_matter(spec), sort_keys=False, allow_unicode=True),
         spec=spec,
         summary=summary,
-        best=summary["best"] if is_best else None,
-        significant=significant,
+        best=best,
+        best_value=written(summary, best["metric"], best["value"]) if best else None,
+        plain=plain,
         duration=duration(summary["seconds"]),
         results=results,
         notes=notes({**summary, "best": None} if is_best else summary, spec.iterations),
         table=table(summary),
         normalizations=NORMALIZATIONS,
-        hyperparameters=_flat(spec.algorithm.model_dump(mode="json", exclude={"name"})),
+        hyperparameters={
+            key: "null" if value is None else value
+            for key, value in dotted(
+                spec.algorithm.model_dump(mode="json", exclude={"name"})
+            ).items()
+        },
         picture=PICTURE,
         shown=shown,
         example=spec.evaluation.prompts[0],
@@ -88,17 +96,6 @@ def _front_matter(spec: JobSpec) -> dict[str, Any]:
     return fields
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested sections with dotted keys, as a job's overrides write them."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((prefix + key, "null" if value is None else value))
-    return rows
-
-
 def _code(text: object) -> str:
     """Inline code of Markdown, fenced by more backticks than the text has in a row."""
     line = " ".join(str(text).split())
@@ -114,9 +111,10 @@ def _draw_before_after(
 ) -> Figure:
     figure = Figure(figsize=(12, 4.2 + 0.3 * len(results)), dpi=100, facecolor="white")
     height = (figure.get_size_inches()[1] - 0.2) / 2
-    for row, (kind, evaluation) in enumerate((("before", before), ("after", after))):
+    kinds: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for row, kind in enumerate(kinds):
         top = 0.2 + row * height
         write(figure, 0.2, top, f"{kind.capitalize()} training", 14, COLOURS[kind], "bold")
         box = Box(0.2, top + 0.32, 11.6, height - 0.4)
-        draw_pictures(figure, box, kind, evaluation, results, shown, PICTURES_SHOWN)
+        draw_pictures(figure, box, (before, after), kind, results, shown, PICTURES_SHOWN)
     return figure

@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from salon.numbers import finite
 from trainer.algorithm import Algorithm
 from trainer.evaluations import Evaluations
 from trainer.hub import by_hand, push
@@ -41,7 +42,7 @@ def write_result(
     with folder.folder("model") as path:
         algorithm.save(path)
         write_model_card(path, spec, summary, before, after)
-    folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+    folder.write_text("summary.json", json.dumps(finite(summary), indent=2) + "\n")
     write_report(folder, spec, summary, before, after, read_metrics(folder))
     tracker.result(summary)
     if spec.push_to_hub is not None:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from trainer.algorithm import Metrics
 from trainer.spec import RewardSpec
+from trainer.statistics import has_spread, sample_std
 
-# Added to a standard deviation, as in the authors' code of GDPO, so that scores which differ by
-# rounding alone, as float32 ones do in their seventh digit, say nearly nothing.
+# Added to a standard deviation, as in the authors' code of GDPO, so that scores which hardly differ
+# say little.
 EPSILON = 1e-4
 
 Scores = NDArray[np.float64]
@@ -48,15 +49,20 @@ def reward_metrics(total: Scores, per_reward: Mapping[str, Scores]) -> Metrics:
         total: [N] what `weighted_sum` returned.
         per_reward: name -> [N], as the services gave them.
     """
-    metrics = {"reward_mean": float(total.mean()), "reward_std": float(total.std())}
+    metrics = {"reward_mean": float(total.mean()), "reward_std": sample_std(total)}
     for name, scores in per_reward.items():
         metrics[f"rewards/{name}/mean"] = float(scores.mean())
-        metrics[f"rewards/{name}/std"] = float(scores.std())
+        metrics[f"rewards/{name}/std"] = sample_std(scores)
     return metrics
 
 
 def zscores(scores: Scores) -> Scores:
-    """(x − mean) / (std + ε) over `scores` [N], with the population standard deviation."""
+    """(x − mean) / (std + ε) over `scores` [N], with the population standard deviation.
+
+    Scores that differ by rounding alone get 0, like equal ones.
+    """
+    if not has_spread(scores):
+        return np.zeros_like(scores)
     normalised: Scores = (scores - scores.mean()) / (scores.std() + EPSILON)
     return normalised
 
@@ -66,14 +72,15 @@ def group_zscores(scores: Scores, prompts: Sequence[str]) -> Scores:
 
     Eq. 4 of GDPO (Liu et al. 2026, arXiv 2601.05242), with the sample standard deviation and the ε
     of the authors' code (github.com/NVlabs/GDPO, trl-GDPO). A prompt with one sample has nothing to
-    compare it with: it gets 0.
+    compare it with, and samples that differ by rounding alone nothing to tell them apart: they get
+    0.
     """
     groups = defaultdict(list)
     for index, prompt in enumerate(prompts):
         groups[prompt].append(index)
     normalised = np.zeros_like(scores)
     for group in groups.values():
-        if len(group) > 1:
-            kept = scores[group]
+        kept = scores[group]
+        if has_spread(kept):
             normalised[group] = (kept - kept.mean()) / (kept.std(ddof=1) + EPSILON)
     return normalised

@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -27,7 +28,12 @@ class RunFolderHeld(SalonError):
 
 
 class RunFolder:
-    """`runs/<job>`. Writes go aside and are renamed, if the fence says this writer is current."""
+    """`runs/<job>`. Writes go aside and are renamed, if the fence says this writer is current.
+
+    Who may read the run folder may read what is in it: each file and folder gets the permissions of
+    the folder that it lies in, whatever the library that wrote it had in mind (safetensors writes
+    for its user alone).
+    """
 
     def __init__(self, path: Path, fence: Callable[[], object]) -> None:
         """Use `path`; `fence` raises LeaseLost when this process no longer runs the job."""
@@ -75,6 +81,10 @@ class RunFolder:
             lock.flush()
             self._remove_leftovers()
             yield
+            # Boards write their own files, by the umask of this process.
+            for written in sorted(self.path.rglob("*")):
+                with suppress(FileNotFoundError):  # they may tidy up meanwhile
+                    _admit_as_parent(written)
 
     def _remove_leftovers(self) -> None:
         """Delete what an attempt was writing when it was killed."""
@@ -91,10 +101,11 @@ class RunFolder:
         aside = target.with_name(f".{target.name}.partial")
         try:
             with naming(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._make(target.parent)
                 yield aside
                 with aside.open("rb") as written:
                     os.fsync(written.fileno())
+                _admit_as_parent(aside)
                 self._fence()
                 aside.replace(target)
         finally:
@@ -108,9 +119,10 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             with naming(target):
-                aside.mkdir(parents=True)
+                self._make(aside)
                 yield aside
-                for written in aside.rglob("*"):
+                for written in sorted(aside.rglob("*")):  # a folder before what is in it
+                    _admit_as_parent(written)
                     if written.is_file():
                         with written.open("rb") as file:
                             os.fsync(file.fileno())
@@ -119,6 +131,15 @@ class RunFolder:
                 aside.replace(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+    def _make(self, folder: Path) -> None:
+        """Make `folder`, which lies in this one, and those between."""
+        if folder == self.path:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.exists():
+            self._make(folder.parent)
+            folder.mkdir(exist_ok=True)
+            _admit_as_parent(folder)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a whole file."""
@@ -130,6 +151,18 @@ def _opened(lock: Path) -> TextIO:
     """The file, made if need be; not one that a link leads to: what is in it is overwritten."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(lock, flags, 0o666), "a+", encoding="utf-8")
+
+
+def _admit_as_parent(path: Path) -> None:
+    """Let those read and write `path` who may read and write the folder that it is in."""
+    if path.is_symlink():  # to what is not the run's
+        return
+    granted = path.parent.stat().st_mode & 0o777
+    mode = stat.S_IMODE(path.stat().st_mode)
+    # A folder may hand on its group, too.
+    wanted = (mode & ~0o777 | granted) if path.is_dir() else granted & 0o666
+    if mode != wanted:
+        path.chmod(wanted)
 
 
 def _try_lock(descriptor: int) -> bool:

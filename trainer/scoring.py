@@ -14,6 +14,14 @@ from salon.reward.v1.reward_pb2 import ERROR_CODE_MISSING_INPUT
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How to read a reward's scores, by the service that gave them."""
+
+    unit: str = ""  # such as kB; empty for a plain number
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
 class ScoredBatch:
     """What the jury said about one batch of N images."""
 
@@ -24,6 +32,7 @@ class ScoredBatch:
     """Name -> the versions that answered, sorted; more than one if it changed meanwhile."""
     stand_ins: frozenset[str] = frozenset()
     """Of them, those that run on a small model in place of the real one."""
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
 
 class RewardScorer(Protocol):
@@ -66,6 +75,7 @@ class BatchAssembly:
         self._on_reward_error = on_reward_error
         self._scores = {name: np.full(size, np.nan) for name in rewards}
         self._versions: dict[str, set[str]] = {name: set() for name in rewards}
+        self._scales: dict[str, Scale] = {}
         self._errors: list[str] = []
 
     def part(self, reward: str, offset: int, count: int) -> Callable[[list[Outcome]], None]:
@@ -83,6 +93,8 @@ class BatchAssembly:
                 if self._refused is not None:
                     self.fail(self._refused(reward))
                     return
+            if parts:
+                self._scales[reward] = Scale(parts[0].unit, parts[0].lower_is_better)
             for index, outcome in enumerate(parts, start=offset):
                 if outcome.error is not None and outcome.error.code == ERROR_CODE_MISSING_INPUT:
                     # Not this sample alone: the job would drop all that it ever sends.
@@ -121,6 +133,11 @@ class BatchAssembly:
         versions = {name: tuple(sorted(met)) for name, met in self._versions.items()}
         self._future.set_result(
             ScoredBatch(
-                self._scores, valid, tuple(self._errors), versions, frozenset(self._stand_ins)
+                self._scores,
+                valid,
+                tuple(self._errors),
+                versions,
+                frozenset(self._stand_ins),
+                self._scales,
             )
         )

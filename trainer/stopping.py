@@ -6,6 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from salon.numbers import plain
+
 LIMITS = ("drop", "below", "above")
 
 
@@ -44,11 +46,11 @@ class StopRule(BaseModel):
 
     def __str__(self) -> str:
         if self.drop is not None:
-            limit = f"fell more than {self.drop:g} below its highest"
+            limit = f"fell more than {plain(self.drop)} below its highest"
         elif self.below is not None:
-            limit = f"was below {self.below:g}"
+            limit = f"was below {plain(self.below)}"
         else:
-            limit = f"was above {self.above:g}"
+            limit = f"was above {plain(self.above or 0.0)}"
         times = "" if self.patience == 1 else f" in {self.patience} evaluations in a row"
         return f"{self.metric} {limit}{times}"
 

@@ -15,7 +15,11 @@ CAPTION_WIDTH = 34  # characters a line
 
 
 class TensorBoard:
-    """The folder `tensorboard/`; on resume, what lies beyond `iteration` is not shown any more."""
+    """The folder `tensorboard/`; on resume, what lies beyond `iteration` is not shown any more.
+
+    TensorBoard folds its charts by what stands before the slash of a name. Names are those of
+    `metrics.jsonl`; one without a slash is shown under `train/`, pictures under `pictures/`.
+    """
 
     def __init__(self, folder: Path, iteration: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=iteration + 1)
@@ -23,13 +27,14 @@ class TensorBoard:
     def scalars(self, iteration: int, metrics: dict[str, float]) -> None:
         """Add a point to each curve."""
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)
+            grouped = name if "/" in name else f"train/{name}"
+            self._writer.add_scalar(grouped, value, iteration)
         # A resumed run goes on after its checkpoint: what was not written by then never would be.
         self._writer.flush()
 
     def pictures(self, iteration: int, name: str, pictures: Pictures) -> None:
         """Add a grid of pictures, as one picture: TensorBoard knows no captions."""
-        self._writer.add_figure(name, draw_grid(pictures), iteration, close=False)
+        self._writer.add_figure(f"pictures/{name}", draw_grid(pictures), iteration, close=False)
 
     def close(self, failed: bool) -> None:
         """Send what is left."""

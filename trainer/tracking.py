@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,11 +13,13 @@ import structlog
 
 from salon.errors import naming
 from salon.lease import Lease
+from salon.numbers import finite, significant
 from trainer.algorithm import Metrics, Preview
 from trainer.boards import Board, Forgiving, Pictures, Trackio, WandB, failure
-from trainer.evaluation import Evaluation
+from trainer.evaluation import Evaluation, effects
 from trainer.interrupt import Interrupted
-from trainer.report.notation import significant
+from trainer.report.pictures import spread_over
+from trainer.report.results import Result
 from trainer.run_folder import RunFolder
 from trainer.spec import JobSpec
 from trainer.tensorboard import TensorBoard
@@ -40,11 +42,10 @@ class Tracker:
                 that is a warning.
         """
         self._lease = lease
-        self._iterations = spec.iterations
-        self._rewards = [reward.name for reward in spec.rewards]
+        self._spec = spec
         entries = [entry for entry in _read(folder) if entry["iteration"] <= iteration]
         self._evaluated = {e["iteration"] for e in entries if _is_evaluation(e)}
-        folder.write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+        folder.write_text("metrics.jsonl", "".join(_line(entry) for entry in entries))
         self._file = (folder.path / "metrics.jsonl").open("ab", buffering=0)
         self._boards: list[Board] = [TensorBoard(folder.path / "tensorboard", iteration)]
         for name in spec.trackers:
@@ -83,43 +84,34 @@ class Tracker:
     def record(self, iteration: int, metrics: Metrics) -> None:
         """Note the numbers of one finished iteration, counted from 1."""
         entry = {"iteration": iteration, "time": time.time(), **metrics}
-        self._append(json.dumps(entry).encode() + b"\n")
+        self._append(_line(entry).encode())
         for board in self._boards:
             board.scalars(iteration, metrics)
-        self._lease.emit("iteration", {**entry, "iterations": self._iterations})
+        self._lease.emit("iteration", {**entry, "iterations": self._spec.iterations})
 
-    def evaluated(self, iteration: int, evaluation: Evaluation) -> None:
-        """Note what the model after `iteration` iterations was found to be; once."""
+    def evaluated(self, iteration: int, evaluation: Evaluation, before: Evaluation) -> None:
+        """Note what the model after `iteration` iterations was found to be; once.
+
+        Args:
+            iteration: how many made the model.
+            evaluation: of it.
+            before: that of the model as it came.
+        """
         if iteration in self._evaluated:
             return
         metrics = evaluation.metrics
+        results = Result.all_of(effects(self._spec, before, evaluation))
         for board in self._boards:
             board.scalars(iteration, metrics)
         # Those of an evaluation that an earlier attempt made are not kept.
         if len(evaluation.images):
-            shown = evaluation.images[:PICTURES_SHOWN]
-            captions = [self._caption(evaluation, i) for i in range(len(shown))]
-            self._show(iteration, "evaluation", Pictures(shown, captions))
-        self._append(
-            json.dumps({"iteration": iteration, "time": time.time(), **metrics}).encode() + b"\n"
-        )
+            shown = spread_over(evaluation.prompts, PICTURES_SHOWN)
+            captions = [_caption(evaluation, results, i) for i in shown]
+            self._show(iteration, "evaluation", Pictures(evaluation.images[shown], captions))
+        self._append(_line({"iteration": iteration, "time": time.time(), **metrics}).encode())
         self._evaluated.add(iteration)
-        found = ", ".join(
-            f"{name.removeprefix('eval/').removesuffix('/mean')} {significant(value)}"
-            for name, value in metrics.items()
-            if not name.endswith("/std")
-        )
-        text = f"evaluated after iteration {iteration}: {found}"
+        text = _found(iteration, evaluation, results)
         self._lease.emit("evaluation", {"iteration": iteration, **metrics, "text": text})
-
-    def _caption(self, evaluation: Evaluation, i: int) -> str:
-        """`prompt | reward`, with the name of each where several are trained on."""
-        scores = [
-            ("" if len(self._rewards) == 1 else f"{reward} ")
-            + significant(float(evaluation.scores[reward][i]))
-            for reward in self._rewards
-        ]
-        return " | ".join([evaluation.prompts[i], *scores])
 
     def _show(self, iteration: int, name: str, pictures: Pictures) -> None:
         for board in self._boards:
@@ -156,9 +148,36 @@ class Tracker:
         self._lease.emit("warning", {"text": f"warning: {text}"})
 
 
+def _found(iteration: int, evaluation: Evaluation, results: Sequence[Result]) -> str:
+    """Of each reward the level before training and now, and the effect; and whatever else."""
+    found = [
+        f"{result.label} {result.level('before')}"
+        + (f" → {result.level('after')}, effect size {result.effect}" if iteration else "")
+        for result in results
+    ]
+    found += [f"{name} {significant(value)}" for name, value in evaluation.measures.items()]
+    when = f"after iteration {iteration}" if iteration else "before training"
+    return f"evaluated {when}: {'; '.join(found)}"
+
+
+def _caption(evaluation: Evaluation, results: Sequence[Result], i: int) -> str:
+    """`prompt | score`, with the name of each reward where several are trained on."""
+    trained = [result for result in results if result.trained]
+    scores = [
+        ("" if len(trained) == 1 else f"{result.reward} ")
+        + result.score(float(evaluation.scores[result.reward][i]))
+        for result in trained
+    ]
+    return " | ".join([evaluation.prompts[i], *scores])
+
+
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """The iterations of metrics.jsonl, in order; its lines on evaluations are left out."""
     return [entry for entry in _read(folder) if not _is_evaluation(entry)]
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(finite(entry)) + "\n"
 
 
 def _is_evaluation(entry: dict[str, Any]) -> bool:

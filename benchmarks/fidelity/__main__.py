@@ -1,7 +1,6 @@
 """`python -m benchmarks.fidelity STUDY`: runs what is missing, then a table, a figure and JSON."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from benchmarks.fidelity import summary
 from benchmarks.fidelity.studies import STRIDE, STUDIES, Run, runs_of
 from benchmarks.fidelity.training import perform, write
 from benchmarks.machine import describe_machine, versions
+from salon.numbers import finite
 
 RESULTS = Path("benchmarks/results/fidelity")
 
@@ -55,7 +55,7 @@ def main(
     summary.draw(STUDIES[study], curves, results / f"{study}.png")
     print(summary.table(curves))
     found: dict[str, Any] = {"study": study, "curves": curves, "machine": describe_machine()}
-    print(json.dumps(_finite({**found, "versions": versions()})))
+    print(json.dumps(finite({**found, "versions": versions()})))
 
 
 def _performed(
@@ -68,15 +68,6 @@ def _performed(
         futures = {pool.submit(perform, run, samples): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future.result()
-
-
-def _finite(value: Any) -> Any:
-    """With null for NaN, which JSON does not have: the interval of a single seed."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.fidelity.studies import WATCHED, Study
+from salon.numbers import ABSENT, fixed, is_rounding
 
 PROMPTS = ("trained", "held out")
 Curves = dict[str, dict[str, dict[str, Any]]]
@@ -97,13 +98,13 @@ def table(curves: Curves) -> str:
 
 def _cells(curve: Mapping[str, Any]) -> tuple[str, str]:
     before, after, half = curve["mean"][0], curve["mean"][-1], curve["half"][-1]
-    effect, std = after - before, curve["std_before"]
+    std = curve["std_before"]
+    means = f"{fixed(before, 3)} → {fixed(after, 3)}"
+    effect = ABSENT if is_rounding(std, before) else fixed((after - before) / std, 2, sign=True)
     if math.isnan(half):  # a single seed
-        return f"{before:.3f} → {after:.3f}", f"{effect / std:+.2f}"
-    return (
-        f"{before:.3f} → {after:.3f} ± {half:.3f}",
-        f"{effect / std:+.2f} ± {half / std:.2f}",
-    )
+        return means, effect
+    spread = "" if effect == ABSENT else f" ± {fixed(half / std, 2)}"
+    return f"{means} ± {fixed(half, 3)}", effect + spread
 
 
 def draw(study: Study, curves: Curves, path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.fidelity.jury import Jury, load_jury
 from benchmarks.fidelity.studies import STRIDE, WATCHED, Run
+from salon.numbers import finite
 from trainer.algorithm import Algorithm
 from trainer.ddpo.algorithm import DDPO
 from trainer.diffusion import Diffusion
@@ -91,5 +92,5 @@ def write(path: Path, result: dict[str, Any]) -> None:
     """Write `result` whole or not at all: a file that is there is a run that is done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(finite(result), indent=1) + "\n", encoding="utf-8")
     part.replace(path)

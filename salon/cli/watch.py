@@ -17,7 +17,7 @@ from rich.text import Text
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
 from salon.jobs import Event, Job, JobState, JobStore
-from salon.numbers import decimals_for, mean_and_std, significant
+from salon.numbers import decimals_for, is_rounding, mean_and_std, significant
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # iterations over which the speed is taken
@@ -111,7 +111,8 @@ class Screen:
             for i in range(0, len(values), step)
         ]
         low, high = min(means), max(means)
-        span = high - low or 1.0
+        # Means that differ by rounding alone are a flat line.
+        span = 1.0 if is_rounding(high - low, max(abs(low), abs(high))) else high - low
         return "".join(BARS[int((mean - low) / span * (len(BARS) - 1))] for mean in means)
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:

@@ -71,6 +71,7 @@ class JpegCompressibility(Reward):
     name = "jpeg_compressibility"
     version = VERSION
     description = "Minus the kilobytes (1000 bytes) of the image as a JPEG of quality 95."
+    unit = "kB"
     upper_bound = 0.0
     threads = THREADS
     max_batch = MAX_BATCH
@@ -86,6 +87,7 @@ class JpegIncompressibility(Reward):
     name = "jpeg_incompressibility"
     version = VERSION
     description = "The kilobytes (1000 bytes) of the image as a JPEG of quality 95."
+    unit = "kB"
     lower_bound = 0.0
     threads = THREADS
     max_batch = MAX_BATCH

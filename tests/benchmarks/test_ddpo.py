@@ -58,7 +58,9 @@ def test_a_contender_iterates_is_counted_and_agrees_with_one_that_groups_its_row
         equality = compare_gradients(one, other, tmp_path)
         measured = measure_rounds({"in_process": one, "served": other, "trl": other}, 1)
         used = one.ask("operations")
-    assert 0 < equality["gradient"] < 1e-12 < equality["gradient_float32"] < 1e-4
+    # The same code twice: what is in float64 alone differs by its own rounding, some 2⁻⁵³ blown up
+    # a thousand times; one operation in float32 would show as 2⁻²⁴ = 6e-8.
+    assert 0 < equality["gradient"] < 1e-12 < equality["gradient_float32"]
     # Two factors of each of four projections, in two attentions of each of seven transformers.
     assert equality["parameters"] == 2 * 4 * 2 * 7
     assert used["operations"] > 1e8
@@ -89,9 +91,10 @@ def test_trl_computes_the_same_gradients(model, tmp_path, mode):
         contender(TRL, assignment(model, mode, 0), tmp_path / "trl.log") as trl,
     ):
         equality = compare_gradients(salon, trl, tmp_path)
+    # In float32, as they train, each is off its own float64 by 1e-5 to 1e-4: that says how a
+    # machine rounds, and nothing of whether both compute the same.
     assert equality["gradient"] < TOLERANCE
     assert equality["loss"] < TOLERANCE
-    assert equality["gradient_float32"] < 1e-4
 
 
 def test_a_contender_that_dies_is_named_with_its_last_words(model, tmp_path):

@@ -28,6 +28,13 @@ def test_all_hosted_rewards_are_listed_the_default_first(jpeg_service, stub):
     assert not rewards[0].HasField("lower_bound")
 
 
+def test_the_unit_of_a_score_travels_with_the_reward_and_with_its_scores(jpeg_service, stub):
+    reward = stub(jpeg_service).GetReward(pb.GetRewardRequest()).reward
+    response = stub(jpeg_service).Score(scored("", reward="jpeg_compressibility"))
+    assert (reward.unit, response.unit) == ("kB", "kB")
+    assert reward.direction == response.direction == pb.DIRECTION_HIGHER_IS_BETTER
+
+
 def test_an_unknown_reward_is_told_which_there_are(jpeg_service, stub):
     with pytest.raises(grpc.RpcError) as caught:
         stub(jpeg_service).Score(scored("", reward="beauty"))

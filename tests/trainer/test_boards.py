@@ -44,7 +44,7 @@ def test_tensorboard_has_each_point_once_after_a_kill_and_a_resume(tmp_path):
     resumed = TensorBoard(tmp_path, 5)
     for iteration in (6, 7, 8):
         resumed.scalars(iteration, {"reward_mean": iteration / 2})
-    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("reward_mean")
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("train/reward_mean")
     assert [(point.step, point.value) for point in shown] == [(i, i / 2) for i in range(1, 9)]
 
 

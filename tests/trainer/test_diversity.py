@@ -29,6 +29,12 @@ def test_numbers_worked_by_hand():
     assert mean_pairwise_distance(rows) == pytest.approx(4 / 3)
 
 
+def test_images_that_are_all_alike_are_at_no_distance_below_zero():
+    one = torch.tensor([[0.6, 0.8]])
+    assert one.double().square().sum() > 1, "by rounding, it is longer than a unit vector"
+    assert 0 <= mean_pairwise_distance(one.expand(64, -1)) < 1e-15
+
+
 def test_embeddings_are_those_of_the_whole_model(clip_folder):
     images = pictures(5)
     embedder = ImageEmbedder.load(str(clip_folder), "cpu", batch_size=2)

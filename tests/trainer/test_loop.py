@@ -1,6 +1,7 @@
 """The loop with an algorithm that is one number: what it writes, and what an interrupt leaves."""
 
 import json
+import math
 import sys
 from concurrent.futures import Future
 
@@ -20,6 +21,7 @@ from trainer.loop import Loop
 from trainer.run_folder import RunFolder
 from trainer.scoring import ScoredBatch
 from trainer.spec import JobSpec
+from trainer.stopping import StopRule
 from trainer.tracking import Tracker, read_metrics
 from trainer.versions import RewardVersions
 
@@ -34,6 +36,7 @@ class Counter:
         self.step_size = 10
         self.interrupted_at = self.interrupted_evaluation = None
         self.generated = []
+        self.measured, self.divergence = {}, 0.0
         self._interrupt = interrupt
         self._steps = 0
 
@@ -44,7 +47,8 @@ class Counter:
             self._interrupt.check()
             self.weight += self.step_size / 2
         self._steps += 1
-        return {"samples": 4.0, "reward_wait_seconds": 0.0, "weight": float(self.weight)}
+        numbers = {"samples": 4.0, "reward_wait_seconds": 0.0, "weight": float(self.weight)}
+        return numbers | self.measured
 
     def generate(self, prompts, seeds):
         self.generated.append(self._steps)
@@ -53,7 +57,7 @@ class Counter:
         return np.full((len(prompts), 4, 4, 3), int(self.weight), np.uint8)
 
     def kl(self, prompts, seeds):
-        return np.full(len(prompts), float(self.weight) / 10)
+        return np.full(len(prompts), float(self.weight) / 10 + self.divergence)
 
     def preview(self):
         return Preview(np.zeros((1, 4, 4, 3), np.uint8), ("p",), (0,))
@@ -132,7 +136,36 @@ def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
     assert [e["iteration"] for e in read_metrics(attempts.folder)] == [1, 2, 3, 4, 5, 6]
     told = attempts.events("evaluation")
     assert [event["iteration"] for event in told] == [0, 2, 4, 6]
-    assert told[1]["text"] == "evaluated after iteration 2: brightness 21.5, kl 2.00"
+    assert told[1]["text"] == (
+        "evaluated after iteration 2: brightness 1.5 ± 1.3 → 21.5 ± 1.3, effect size +15.49, "
+        "without an interval (4 images are fewer than the 5 it takes); kl 2.00"
+    )
+    assert told[0]["text"] == "evaluated before training: brightness 1.5 ± 1.3; kl 0"
+
+
+def not_json(constant):
+    pytest.fail(f"{constant} is not JSON")
+
+
+def test_what_is_not_a_number_is_null_in_everything_that_is_json(attempts):
+    measured = {"grad_norm": math.inf, "rewards/brightness/std": math.nan}
+    attempts.run(make_spec(), measured=measured)
+    lines = (attempts.folder.path / "metrics.jsonl").read_text().splitlines()
+    parsed = [json.loads(line, parse_constant=not_json) for line in lines]
+    last = [entry for entry in parsed if "samples" in entry][-1]
+    assert {name: last[name] for name in measured} == dict.fromkeys(measured)
+    (told, *_) = attempts.events("iteration")
+    assert {name: told[name] for name in measured} == dict.fromkeys(measured)
+    summary = (attempts.folder.path / "summary.json").read_text()
+    json.loads(summary, parse_constant=not_json)
+
+
+def test_a_divergence_that_is_not_a_number_is_no_measurement(attempts):
+    rule = StopRule(metric="eval/kl", above=1)
+    attempts.run(make_spec(stop_when=[rule.model_dump()]), divergence=math.nan)
+    assert attempts.summary()["stop"] is None
+    assert all("eval/kl" not in entry for entry in attempts.summary()["evaluations"])
+    assert attempts.events("evaluation")[-1]["text"].endswith("; kl —")
 
 
 def test_an_evaluated_state_is_one_that_a_checkpoint_holds(attempts):

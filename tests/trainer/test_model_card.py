@@ -63,15 +63,15 @@ def test_what_evaluation_found_during_training_is_told(tmp_path):
     best = {"iteration": 4, "metric": "eval/brightness/mean", "value": 0.625}
     run = finished_run(during=[(4, {"eval/kl": 0.5})], best=best)
     text = write(tmp_path, run).text
-    assert "The model with the highest eval/brightness/mean, 0.625 (after iteration 4)" in text
+    assert "The model with the highest eval/brightness/mean, 0.6250 (after iteration 4)" in text
     assert "| `iteration` | `eval/brightness/mean` | `eval/kl` |\n|---|---|---|\n| 0 |" in text
     assert "## During training" not in write(tmp_path, finished_run()).text
 
 
 def test_the_best_model_says_why_it_is_kept(tmp_path):
     best = {"iteration": 6, "metric": "eval/brightness/mean", "value": 0.625}
-    text = write(tmp_path, finished_run(best=best), is_best=True).text
-    assert "found a higher `eval/brightness/mean`: 0.625.\n\n![" in text
+    text = write(tmp_path, finished_run(best=best, unit="kB"), is_best=True).text
+    assert "found a higher `eval/brightness/mean`: 0.6250 kB.\n\n![" in text
     assert "best/" not in text
 
 

@@ -15,6 +15,7 @@ from tests.fixtures.service import wait_until
 from trainer import queue_scorer
 from trainer.interrupt import Cause, Interrupt, Interrupted
 from trainer.queue_scorer import QueueScorer
+from trainer.scoring import Scale
 from trainer.versions import RewardVersions
 
 SECONDS = 30
@@ -47,8 +48,8 @@ class Worker:
         reply = Reply(pending.message.batch, kind, body)
         ReplyStream(self._redis, self.scorer._name, 60).send(reply)
 
-    def score(self, version="1"):
-        response = reward_pb2.ScoreResponse(reward="r", version=version)
+    def score(self, version="1", **changes):
+        response = reward_pb2.ScoreResponse(reward="r", version=version, **changes)
         response.outcomes.add(score=0.5)
         self.answer(ReplyKind.SCORED, response.SerializeToString())
 
@@ -76,6 +77,16 @@ def test_a_batch_says_which_version_scored_it(worker):
         assert batch.per_reward["r"] == [0.5]
         assert batch.versions == {"r": (version,)}
         assert jury.versions.state_dict() == {"r": version}
+
+
+def test_a_batch_says_in_what_unit_it_was_scored_and_which_way_is_better(worker):
+    jury = worker()
+    future = jury.submit()
+    jury.score(unit="kB", direction=reward_pb2.DIRECTION_LOWER_IS_BETTER)
+    assert future.result(SECONDS).scales == {"r": Scale("kB", lower_is_better=True)}
+    future = jury.submit()
+    jury.score()  # a service of an older release says neither
+    assert future.result(SECONDS).scales == {"r": Scale("", lower_is_better=False)}
 
 
 def test_scores_that_cannot_be_read_are_an_error_of_their_batch_alone(worker):

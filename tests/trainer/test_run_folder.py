@@ -1,10 +1,13 @@
 import json
 import signal
+import stat
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from salon.errors import InvalidRequest
 from salon.lease import LeaseLost
@@ -62,6 +65,27 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(folder):
             before = [written.name for written in folder.path.glob("model/*")]
             assert before == ([] if name == "one" else ["one"])
     assert [path.name for path in folder.path.rglob("*")] == ["model", "two"]
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o770, 0o2750])
+def test_what_is_written_is_for_those_who_may_read_the_folder(folder, mode):
+    folder.path.mkdir()
+    folder.path.chmod(mode)
+    arrays = {"weights": np.zeros(2)}
+    with folder.held(token=1, wait_seconds=1):
+        folder.write_text("spec.yaml", "")
+        with folder.file("evaluation/000000.safetensors") as path:
+            save_file(arrays, path)
+        with folder.folder("model") as path:
+            (path / "unet").mkdir(mode=0o700)
+            save_file(arrays, path / "unet" / "weights.safetensors")
+        (folder.path / "tensorboard").mkdir(mode=0o700)
+        (folder.path / "tensorboard" / "events").touch(mode=0o600)
+    written = list(folder.path.rglob("*"))
+    assert len(written) == 9
+    for path in written:
+        granted = mode & (0o777 if path.is_dir() else 0o666)
+        assert stat.S_IMODE(path.stat().st_mode) & 0o777 == granted & 0o777, path
 
 
 def test_a_replaced_writer_changes_nothing(folder):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.rewards import EPSILON, group_zscores
+from trainer.statistics import has_spread
 
 # Added to a prompt's standard deviation, as in kvablack/ddpo-pytorch (stat_tracking.py).
 PROMPT_EPSILON = 1e-6
@@ -30,8 +31,9 @@ def batch_advantages(rewards: NDArray[np.float64], advantage_clip: float) -> NDA
         rewards: [N], sums of rewards that are normalised within their prompt's group.
         advantage_clip: advantages lie in ± this.
     """
-    spread = rewards.std(ddof=1) if len(rewards) > 1 else 0.0
-    normalised: NDArray[np.float64] = (rewards - rewards.mean()) / (spread + EPSILON)
+    if not has_spread(rewards):
+        return np.zeros_like(rewards)
+    normalised: NDArray[np.float64] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
     return normalised.clip(-advantage_clip, advantage_clip)
 
 
@@ -66,21 +68,20 @@ class PerPromptStatistics:
         """Take in one iteration's `rewards` [N] and return its clipped advantages [N].
 
         The rewards enter their prompt's buffer before they are normalised by it. A prompt with
-        fewer than `min_count` rewards in its buffer is normalised over all N.
+        fewer than `min_count` rewards in its buffer is normalised over all N. Rewards that differ
+        by rounding alone get 0, like equal ones.
         """
         for prompt, reward in zip(prompts, rewards, strict=True):
             buffer = self._rewards.setdefault(prompt, deque(maxlen=self._buffer_size))
             buffer.append(float(reward))
-        everyone = rewards.mean(), rewards.std()
-        moments = {
-            prompt: (np.mean(kept), np.std(kept))
-            if len(kept := self._rewards[prompt]) >= self._min_count
-            else everyone
-            for prompt in set(prompts)
-        }
-        means = np.array([moments[prompt][0] for prompt in prompts], dtype=np.float64)
-        spreads = np.array([moments[prompt][1] for prompt in prompts], dtype=np.float64)
-        normalised = (rewards - means) / (spreads + PROMPT_EPSILON)
+        names = np.array(prompts)
+        normalised = np.zeros_like(rewards)
+        for prompt in set(prompts):
+            own = rewards[names == prompt]
+            kept = np.array(self._rewards[prompt], dtype=np.float64)
+            known = kept if len(kept) >= self._min_count else rewards
+            if has_spread(np.concatenate([known, own])):
+                normalised[names == prompt] = (own - known.mean()) / (known.std() + PROMPT_EPSILON)
         return normalised.clip(-self._clip, self._clip)
 
     def state_dict(self) -> dict[str, list[float]]:

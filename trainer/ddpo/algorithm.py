@@ -23,6 +23,7 @@ from trainer.scoring import RewardScorer
 from trainer.seeds import generator
 from trainer.shares import stratified_shares
 from trainer.spec import RewardSpec
+from trainer.statistics import sample_std
 
 IN_FLIGHT = "in_flight."
 """Prefix of a checkpoint's tensors that are of a rollout rather than of the model."""
@@ -104,7 +105,7 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
             "samples": float(len(rewards)),
             "dropped": float(rollout.dropped),
             "advantage_mean": float(advantages.mean()),
-            "advantage_std": float(advantages.std()),
+            "advantage_std": sample_std(advantages),
             **self._update_metrics(updates),
             "sampling_seconds": (ahead or rollout).sampling_seconds,
             "reward_wait_seconds": rollout.reward_wait_seconds,

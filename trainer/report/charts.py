@@ -3,7 +3,7 @@
 x runs from 0 (left) to 100 (right) and y, as in SVG, from 0 (top) to 100 (bottom).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,10 +11,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from trainer.report.notation import fixed, is_number, significant
+from salon.numbers import fixed, is_number, is_rounding, significant
 
 BINS = 24
-ROUNDING = 1e-9  # values that differ by less than this share of themselves are one value
 LABEL_GAP = 8.0  # percent of a plot's height below which two labels would touch
 
 
@@ -32,7 +31,7 @@ class Axis:
     ) -> Self:
         """Hold all `values` with about `ticks` intervals; with `snap` it ends on round ones."""
         low, high = float(min(values)), float(max(values))
-        if low == high:
+        if is_rounding(high - low, max(abs(low), abs(high))):
             margin = 0.5 if whole else abs(low) * 0.1 or 1.0
             low, high = low - margin, high + margin
         # Without 2.5 as a step no tick needs more digits than its step has.
@@ -71,6 +70,7 @@ class Curve:
     y_axis: Axis
     points: list[tuple[float, float, str]]  # x, y, what to say there
     levels: list[Level]
+    strands: list[tuple[str, str]]  # thin lines behind: name, SVG path
 
 
 def curve(
@@ -79,6 +79,8 @@ def curve(
     stds: Sequence[float | None] | None = None,
     levels: Sequence[tuple[str, float | None]] = (),
     from_zero: bool = False,
+    strands: Mapping[str, Mapping[int, float]] | None = None,
+    say: Callable[[float], str] | None = None,
 ) -> Curve | None:
     """A line through `means` with gaps where there is none; None without any finite value.
 
@@ -88,6 +90,8 @@ def curve(
         stds: as many, for a band of one standard deviation to both sides.
         levels: (name, value) of horizontal lines, at most two.
         from_zero: whether 0 belongs to the y axis.
+        strands: name -> value by iteration, of thin lines that belong to the same axes.
+        say: writes a value, for readers; None: with as many digits as each one needs.
     """
     spreads = stds or [0.0] * len(means)
     rows = [
@@ -95,11 +99,17 @@ def curve(
         for iteration, mean, spread in zip(iterations, means, spreads, strict=True)
         if mean is not None and is_number(mean)
     ]
+    thin = {
+        name: {i: value for i, value in strand.items() if is_number(value)}
+        for name, strand in (strands or {}).items()
+    }
     if not rows:
         return None
     heights = [value for _, value in levels if value is not None and is_number(value)]
+    heights += [value for strand in thin.values() for value in strand.values()]
     heights += [mean + side * spread for _, mean, spread in rows for side in (-1, 1)]
-    x_axis = Axis.spanning([rows[0][0], rows[-1][0]], 6, snap=False, whole=True)
+    reached = [i for strand in thin.values() for i in strand]
+    x_axis = Axis.spanning([rows[0][0], rows[-1][0], *reached], 6, snap=False, whole=True)
     y_axis = Axis.spanning(heights + [0.0] * from_zero, 4, snap=True)
 
     def at(iteration: int, value: float) -> tuple[float, float]:
@@ -119,9 +129,14 @@ def curve(
         x_axis=x_axis,
         y_axis=y_axis,
         points=[
-            (*at(i, mean), _say(i, mean, spread if stds else None)) for i, mean, spread in rows
+            (*at(i, mean), _say(i, mean, spread if stds else None, say)) for i, mean, spread in rows
         ],
-        levels=_levels(levels, y_axis),
+        levels=_levels(levels, y_axis, say),
+        strands=[
+            (name, _path([at(i, value) for i, value in sorted(strand.items())]))
+            for name, strand in thin.items()
+            if strand
+        ],
     )
 
 
@@ -138,14 +153,20 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
-def _say(iteration: int, mean: float, spread: float | None) -> str:
-    around = "" if spread is None else f" ± {significant(spread, 2)}"
-    return f"iteration {iteration}: {significant(mean, 3)}{around}"
+def _say(
+    iteration: int, mean: float, spread: float | None, say: Callable[[float], str] | None
+) -> str:
+    around = "" if spread is None else f" ± {say(spread) if say else significant(spread, 2)}"
+    return f"iteration {iteration}: {say(mean) if say else significant(mean, 3)}{around}"
 
 
-def _levels(levels: Sequence[tuple[str, float | None]], axis: Axis) -> list[Level]:
+def _levels(
+    levels: Sequence[tuple[str, float | None]],
+    axis: Axis,
+    say: Callable[[float], str] | None,
+) -> list[Level]:
     heights = [
-        (100 - axis.along(value), kind, significant(value, 3))
+        (100 - axis.along(value), kind, say(value) if say else significant(value, 3))
         for kind, value in levels
         if value is not None and is_number(value)
     ]
@@ -179,7 +200,7 @@ def histograms(
     if len(together) == 0:
         return None
     low, high = float(together.min()), float(together.max())
-    if high - low <= ROUNDING * max(abs(low), abs(high)):
+    if is_rounding(high - low, max(abs(low), abs(high))):
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     edges = np.linspace(low, high, BINS + 1)

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from salon.numbers import duration, fixed, plain, significant
 from trainer.evaluation import Evaluation
 from trainer.report.charts import Axis, Curve, Histogram, curve, histograms
 from trainer.report.data_uris import LARGEST_PICTURE, WEBP_QUALITY, data_uris
-from trainer.report.notation import duration, fixed, significant
-from trainer.report.pictures import SMALL_PICTURE
-from trainer.report.results import NORMALIZATIONS, Result
+from trainer.report.pictures import SMALL_PICTURE, spread_over
+from trainer.report.results import MARKS, NORMALIZATIONS, Result, Verdict
 from trainer.report.watch import notes, watched
 from trainer.spec import JobSpec
 
@@ -37,7 +37,7 @@ class Shot:
     """One picture with its scores."""
 
     source: str  # data URI
-    scores: list[tuple[str, str]]  # reward, score
+    scores: list[tuple[str, str, Verdict]]  # reward, score, how it is beside the one before
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,37 @@ def render_page(
     metrics: Sequence[Mapping[str, Any]],
 ) -> str:
     """The page as HTML, complete in itself: no request, whatever it is asked to show."""
+    results = Result.all_of(summary)
+    pairs, lossy = _pairs(results, before, after)
+    size = before.images.shape[1:3]
+    return render(
+        "report.html.j2",
+        spec=spec,
+        summary=summary,
+        results=results,
+        facts=_facts(summary),
+        pairs_open=pairs[:PAIRS_OPEN],
+        pairs_folded=pairs[PAIRS_OPEN:],
+        marks=MARKS,
+        shown=len(pairs),
+        evaluated=len(before.prompts),
+        size=size,
+        reduced=LARGEST_PICTURE if max(size) > LARGEST_PICTURE else None,
+        lossy=WEBP_QUALITY if lossy else None,
+        pixelated=max(size) < SMALL_PICTURE,
+        normalizations=NORMALIZATIONS,
+        weights={reward.name: plain(reward.weight) for reward in spec.rewards},
+        total=_total(spec, metrics),
+        sections=[_section(result, before, after, metrics) for result in results],
+        notes=notes(summary, spec.iterations),
+        watched=watched(summary),
+        health=_health(metrics),
+        resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+
+
+def render(template: str, **shown: Any) -> str:
+    """A page that is complete in itself: its policy allows its one script, and no request."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -75,32 +106,8 @@ def render_page(
         lstrip_blocks=True,
     )
     script = environment.get_template("report.js").render()
-    results = Result.all_of(summary)
-    pairs, lossy = _pairs(results, before, after)
-    size = before.images.shape[1:3]
-    return environment.get_template("report.html.j2").render(
-        # The page's policy allows this one script by its digest, and no request at all.
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        spec=spec,
-        summary=summary,
-        results=results,
-        facts=_facts(summary),
-        pairs_open=pairs[:PAIRS_OPEN],
-        pairs_folded=pairs[PAIRS_OPEN:],
-        shown=len(pairs),
-        evaluated=len(before.prompts),
-        size=size,
-        reduced=LARGEST_PICTURE if max(size) > LARGEST_PICTURE else None,
-        lossy=WEBP_QUALITY if lossy else None,
-        pixelated=max(size) < SMALL_PICTURE,
-        normalizations=NORMALIZATIONS,
-        total=_total(spec, metrics),
-        sections=[_section(result, before, after, metrics) for result in results],
-        notes=notes(summary, spec.iterations),
-        watched=watched(summary),
-        health=_health(metrics),
-        resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(script_digest=digest, **shown)
 
 
 def _total(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> Curve | None:
@@ -123,22 +130,31 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _pairs(
     results: Sequence[Result], before: Evaluation, after: Evaluation
 ) -> tuple[list[Pair], bool]:
-    """The first pairs, and whether their pictures lost something to make the page smaller."""
-    count = min(len(before.prompts), PAIRS_SHOWN)
-    sources, lossy = data_uris([*before.images[:count], *after.images[:count]])
+    """Pairs of all prompts, and whether their pictures lost something to make the page smaller.
+
+    The first `PAIRS_OPEN` are spread over the prompts by themselves.
+    """
+    shown = spread_over(before.prompts, PAIRS_SHOWN)
+    first = [shown[k] for k in spread_over([before.prompts[i] for i in shown], PAIRS_OPEN)]
+    shown = first + [i for i in shown if i not in first]
+    sources, lossy = data_uris([*before.images[shown], *after.images[shown]])
 
     def shot(evaluation: Evaluation, i: int, source: str) -> Shot:
-        scores = [(r.reward, r.score(float(evaluation.scores[r.reward][i]))) for r in results]
+        scores = []
+        for result in results:
+            was = float(before.scores[result.reward][i])
+            score = float(evaluation.scores[result.reward][i])
+            scores.append((result.reward, result.score(score), result.verdict(was, score)))
         return Shot(source, scores)
 
     pairs = [
         Pair(
             before.prompts[i],
             before.seeds[i],
-            shot(before, i, sources[i]),
-            shot(after, i, sources[count + i]),
+            shot(before, i, sources[place]),
+            shot(after, i, sources[len(shown) + place]),
         )
-        for i in range(count)
+        for place, i in enumerate(shown)
     ]
     return pairs, lossy
 
@@ -151,7 +167,7 @@ def _section(
     scores = [("before", before.scores[name]), ("after", after.scores[name])]
     return Section(
         result,
-        _series(metrics, f"rewards/{name}/mean", f"rewards/{name}/std", levels),
+        _series(metrics, f"rewards/{name}/mean", f"rewards/{name}/std", levels, result.number),
         histograms(scores, result.decimals),
     )
 
@@ -161,6 +177,7 @@ def _series(
     mean: str,
     std: str | None = None,
     levels: Sequence[tuple[str, float | None]] = (),
+    say: Callable[[float], str] | None = None,
 ) -> Curve | None:
     """The curve of a metric over iterations; None where no iteration has it."""
     return curve(
@@ -169,6 +186,7 @@ def _series(
         [entry.get(std) for entry in metrics] if std else None,
         levels,
         from_zero=std is None,
+        say=say,
     )
 
 

@@ -1,17 +1,17 @@
 """`report.png`: the result as one picture for a slide, 1920 x 1080 pixels."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from salon.numbers import duration, is_rounding
 from trainer.evaluation import Evaluation
-from trainer.report.notation import duration
 from trainer.report.pictures import COLOURS, POINTS_PER_INCH, Box, draw_pictures, write
-from trainer.report.results import Result
+from trainer.report.results import MARKS, Result
 
 WIDTH, HEIGHT, MARGIN = 16.0, 9.0, 0.5  # inches
 GUTTER = 1.8  # inches to the right of a curve, for the names of its levels
@@ -30,7 +30,7 @@ def draw_slide(
     after: Evaluation,
     metrics: Sequence[Mapping[str, Any]],
 ) -> Figure:
-    """Headline; the first prompts before and after; the curve of each reward in training.
+    """Headline; some prompts before and after; the curve of each reward in training.
 
     Of many rewards the first few, those of training before those of evaluation alone.
     """
@@ -39,10 +39,12 @@ def draw_slide(
     top = _headline(figure, summary, results) + 0.45
     height = HEIGHT - top - 0.3
     left = MARGIN
-    for kind, evaluation in (("before", before), ("after", after)):
+    kinds: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for kind in kinds:
         write(figure, left, top - 0.38, f"{kind.capitalize()} training", 15, COLOURS[kind], "bold")
         box = Box(left, top, 4.8, height)
-        left += draw_pictures(figure, box, kind, evaluation, results, PICTURES_SHOWN, COLUMNS) + 0.4
+        pair = (before, after)
+        left += draw_pictures(figure, box, pair, kind, results, PICTURES_SHOWN, COLUMNS) + 0.4
     left += 0.45
     write(figure, left - 0.1, top - 0.38, "Reward in training, mean ± std", 15, INK, "bold")
     trained = [result for result in results if result.trained]
@@ -64,14 +66,13 @@ def _headline(figure: Figure, summary: Mapping[str, Any], results: Sequence[Resu
         claim = f"{result.label} {result.change}"
         size = min(36.0, 1500 / len(claim)) if single else min(22.0, 1200 / len(claim))
         write(figure, MARGIN, top, claim, size, INK)
-        effect = f"effect size {result.effect} on {result.n} images"
+        effect = f"{MARKS[result.outcome]} effect size {result.effect} on {result.n} images".strip()
+        colour = COLOURS[result.outcome]
         if single:
             top += size * 1.4 / POINTS_PER_INCH
-            write(
-                figure, MARGIN, top, f"{effect} of held-out prompts", 18, COLOURS["after"], "bold"
-            )
+            write(figure, MARGIN, top, f"{effect} of held-out prompts", 18, colour, "bold")
         else:
-            write(figure, 9.6, top + 0.04, effect, 16, COLOURS["after"], "bold")
+            write(figure, 9.6, top + 0.04, effect, min(16.0, 750 / len(effect)), colour, "bold")
         top += 0.42
     iterations = summary["iterations"]
     rewards = ", ".join(result.reward for result in results)
@@ -98,10 +99,19 @@ def _draw_curve(axes: Axes, result: Result, metrics: Sequence[Mapping[str, Any]]
     mean = column(f"rewards/{result.reward}/mean")
     std = np.nan_to_num(column(f"rewards/{result.reward}/std"))
     marker = "o" if len(metrics) == 1 else ""
+    known = sorted(
+        (value, kind)
+        for kind, value in (("before", result.before), ("after", result.after))
+        if value is not None
+    )
+    heights = np.array([*(mean - std), *(mean + std), *(value for value, _ in known)])
+    heights = heights[np.isfinite(heights)]
+    if len(heights) and is_rounding(np.ptp(heights), np.abs(heights).max()):
+        # matplotlib would blow rounding up to the height of the chart.
+        margin = abs(float(heights[0])) * 0.1 or 1.0
+        axes.set_ylim(heights[0] - margin, heights[0] + margin)
     axes.fill_between(iterations, mean - std, mean + std, color=COLOURS["after"], alpha=0.15, lw=0)
     axes.plot(iterations, mean, color=COLOURS["after"], lw=2.5, marker=marker)
-    levels = [("before", result.before), ("after", result.after)]
-    known = sorted((value, kind) for kind, value in levels if value is not None)
     for (value, kind), side in zip(known, ("top", "bottom"), strict=False):
         axes.axhline(value, color=COLOURS[kind], lw=1.3, ls=(0, (5, 4)))
         # The lower name hangs below its line and the upper stands on it: they cannot touch.
@@ -110,6 +120,7 @@ def _draw_curve(axes: Axes, result: Result, metrics: Sequence[Mapping[str, Any]]
             size=12, color=COLOURS[kind], va=side, weight="bold", annotation_clip=False,
         )  # fmt: skip
     axes.set_xlabel("iteration", size=11, color=QUIET)
+    axes.set_ylabel(result.axis, size=11, color=QUIET)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.tick_params(colors=QUIET, labelsize=11, length=0)

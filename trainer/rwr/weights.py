@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.statistics import has_spread
+
 Rewards = NDArray[np.float64]
 Weights = NDArray[np.float64]
 
@@ -32,12 +34,14 @@ def sparse_weights(rewards: Rewards, percentile: float) -> Weights:
     Black et al. 2023 (arXiv 2305.13301, section 4.2 and appendix D.2). Between two rewards the
     quantile is interpolated linearly, and samples as good as C are kept, as in the authors' code
     (github.com/jannerm/ddpo, ddpo/utils/logger.py): the best is always kept, and so are all of
-    equal rewards.
+    equal rewards, or of such as differ by rounding alone.
 
     Args:
         rewards: [N] finite.
         percentile: share of the samples to discard, in [0, 1).
     """
+    if not has_spread(rewards):
+        return np.ones_like(rewards)
     return (rewards >= np.quantile(rewards, percentile)).astype(np.float64)
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csalon/reward/v1/reward.proto\x12\x0fsalon.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x14\n\x12ListRewardsRequest\"?\n\x13ListRewardsResponse\x12(\n\x07rewards\x18\x01 \x03(\x0b\x32\x17.salon.reward.v1.Reward\"\"\n\x10GetRewardRequest\x12\x0e\n\x06reward\x18\x01 \x01(\t\"<\n\x11GetRewardResponse\x12\'\n\x06reward\x18\x01 \x01(\x0b\x32\x17.salon.reward.v1.Reward\"\xa2\x02\n\x06Reward\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x06inputs\x18\x04 \x03(\x0e\x32\x16.salon.reward.v1.Input\x12\x18\n\x0blower_bound\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bupper_bound\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12-\n\tdirection\x18\x07 \x01(\x0e\x32\x1a.salon.reward.v1.Direction\x12\'\n\x06limits\x18\x08 \x01(\x0b\x32\x17.salon.reward.v1.Limits\x12\x10\n\x08stand_in\x18\t \x01(\x08\x42\x0e\n\x0c_lower_boundB\x0e\n\x0c_upper_bound\"\x9b\x01\n\x06Limits\x12\x13\n\x0bmax_samples\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_image_side\x18\x03 \x01(\r\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x04\x12\x18\n\x10max_prompt_bytes\x18\x05 \x01(\x04\x12\x15\n\rshared_marker\x18\x06 \x01(\t\"o\n\x0cScoreRequest\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12(\n\x07samples\x18\x02 \x03(\x0b\x32\x17.salon.reward.v1.Sample\x12\x13\n\x0bshared_file\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\"\x95\x01\n\x06Sample\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.salon.reward.v1.Image\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\treference\x18\x04 \x01(\x0b\x32\x16.salon.reward.v1.Image\"\x97\x01\n\x05Image\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.salon.reward.v1.ImageFormat\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x05slice\x18\x05 \x01(\x0b\x32\x16.salon.reward.v1.SliceH\x00\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\rB\x08\n\x06source\"\'\n\x05Slice\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"n\n\rScoreResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x08outcomes\x18\x03 \x03(\x0b\x32\x18.salon.reward.v1.Outcome\x12\x10\n\x08stand_in\x18\x04 \x01(\x08\"}\n\x07Outcome\x12\x0f\n\x05score\x18\x01 \x01(\x01H\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.salon.reward.v1.SampleErrorH\x00\x12(\n\x07\x64\x65tails\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\n\x06result\"H\n\x0bSampleError\x12(\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1a.salon.reward.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t*j\n\x05Input\x12\x15\n\x11INPUT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bINPUT_IMAGE\x10\x01\x12\x10\n\x0cINPUT_PROMPT\x10\x02\x12\x12\n\x0eINPUT_METADATA\x10\x03\x12\x13\n\x0fINPUT_REFERENCE\x10\x04*e\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44IRECTION_HIGHER_IS_BETTER\x10\x01\x12\x1d\n\x19\x44IRECTION_LOWER_IS_BETTER\x10\x02*\x9e\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_FORMAT_RGB8\x10\x01\x12\x16\n\x12IMAGE_FORMAT_GRAY8\x10\x02\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x03\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x04\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x05*\xa3\x02\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_CODE_MISSING_INPUT\x10\x01\x12\x1c\n\x18\x45RROR_CODE_INVALID_IMAGE\x10\x02\x12\x1e\n\x1a\x45RROR_CODE_IMAGE_TOO_LARGE\x10\x03\x12 \n\x1c\x45RROR_CODE_UNSUPPORTED_IMAGE\x10\x04\x12\x1e\n\x1a\x45RROR_CODE_PROMPT_TOO_LONG\x10\x05\x12\x1f\n\x1b\x45RROR_CODE_NON_FINITE_SCORE\x10\x06\x12\x1c\n\x18\x45RROR_CODE_REWARD_FAILED\x10\x07\x12\x1d\n\x19\x45RROR_CODE_INVALID_SAMPLE\x10\x08\x32\x94\x02\n\rRewardService\x12]\n\x0bListRewards\x12#.salon.reward.v1.ListRewardsRequest\x1a$.salon.reward.v1.ListRewardsResponse\"\x03\x90\x02\x01\x12W\n\tGetReward\x12!.salon.reward.v1.GetRewardRequest\x1a\".salon.reward.v1.GetRewardResponse\"\x03\x90\x02\x01\x12K\n\x05Score\x12\x1d.salon.reward.v1.ScoreRequest\x1a\x1e.salon.reward.v1.ScoreResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csalon/reward/v1/reward.proto\x12\x0fsalon.reward.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x14\n\x12ListRewardsRequest\"?\n\x13ListRewardsResponse\x12(\n\x07rewards\x18\x01 \x03(\x0b\x32\x17.salon.reward.v1.Reward\"\"\n\x10GetRewardRequest\x12\x0e\n\x06reward\x18\x01 \x01(\t\"<\n\x11GetRewardResponse\x12\'\n\x06reward\x18\x01 \x01(\x0b\x32\x17.salon.reward.v1.Reward\"\xb0\x02\n\x06Reward\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12&\n\x06inputs\x18\x04 \x03(\x0e\x32\x16.salon.reward.v1.Input\x12\x18\n\x0blower_bound\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bupper_bound\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12-\n\tdirection\x18\x07 \x01(\x0e\x32\x1a.salon.reward.v1.Direction\x12\'\n\x06limits\x18\x08 \x01(\x0b\x32\x17.salon.reward.v1.Limits\x12\x10\n\x08stand_in\x18\t \x01(\x08\x12\x0c\n\x04unit\x18\n \x01(\tB\x0e\n\x0c_lower_boundB\x0e\n\x0c_upper_bound\"\x9b\x01\n\x06Limits\x12\x13\n\x0bmax_samples\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_image_side\x18\x03 \x01(\r\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x04\x12\x18\n\x10max_prompt_bytes\x18\x05 \x01(\x04\x12\x15\n\rshared_marker\x18\x06 \x01(\t\"o\n\x0cScoreRequest\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12(\n\x07samples\x18\x02 \x03(\x0b\x32\x17.salon.reward.v1.Sample\x12\x13\n\x0bshared_file\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\"\x95\x01\n\x06Sample\x12%\n\x05image\x18\x01 \x01(\x0b\x32\x16.salon.reward.v1.Image\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\treference\x18\x04 \x01(\x0b\x32\x16.salon.reward.v1.Image\"\x97\x01\n\x05Image\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.salon.reward.v1.ImageFormat\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x05slice\x18\x05 \x01(\x0b\x32\x16.salon.reward.v1.SliceH\x00\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\rB\x08\n\x06source\"\'\n\x05Slice\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\xab\x01\n\rScoreResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x08outcomes\x18\x03 \x03(\x0b\x32\x18.salon.reward.v1.Outcome\x12\x10\n\x08stand_in\x18\x04 \x01(\x08\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12-\n\tdirection\x18\x06 \x01(\x0e\x32\x1a.salon.reward.v1.Direction\"}\n\x07Outcome\x12\x0f\n\x05score\x18\x01 \x01(\x01H\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.salon.reward.v1.SampleErrorH\x00\x12(\n\x07\x64\x65tails\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x08\n\x06result\"H\n\x0bSampleError\x12(\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1a.salon.reward.v1.ErrorCode\x12\x0f\n\x07message\x18\x02 \x01(\t*j\n\x05Input\x12\x15\n\x11INPUT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bINPUT_IMAGE\x10\x01\x12\x10\n\x0cINPUT_PROMPT\x10\x02\x12\x12\n\x0eINPUT_METADATA\x10\x03\x12\x13\n\x0fINPUT_REFERENCE\x10\x04*e\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44IRECTION_HIGHER_IS_BETTER\x10\x01\x12\x1d\n\x19\x44IRECTION_LOWER_IS_BETTER\x10\x02*\x9e\x01\n\x0bImageFormat\x12\x1c\n\x18IMAGE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11IMAGE_FORMAT_RGB8\x10\x01\x12\x16\n\x12IMAGE_FORMAT_GRAY8\x10\x02\x12\x14\n\x10IMAGE_FORMAT_PNG\x10\x03\x12\x15\n\x11IMAGE_FORMAT_JPEG\x10\x04\x12\x15\n\x11IMAGE_FORMAT_WEBP\x10\x05*\xa3\x02\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_CODE_MISSING_INPUT\x10\x01\x12\x1c\n\x18\x45RROR_CODE_INVALID_IMAGE\x10\x02\x12\x1e\n\x1a\x45RROR_CODE_IMAGE_TOO_LARGE\x10\x03\x12 \n\x1c\x45RROR_CODE_UNSUPPORTED_IMAGE\x10\x04\x12\x1e\n\x1a\x45RROR_CODE_PROMPT_TOO_LONG\x10\x05\x12\x1f\n\x1b\x45RROR_CODE_NON_FINITE_SCORE\x10\x06\x12\x1c\n\x18\x45RROR_CODE_REWARD_FAILED\x10\x07\x12\x1d\n\x19\x45RROR_CODE_INVALID_SAMPLE\x10\x08\x32\x94\x02\n\rRewardService\x12]\n\x0bListRewards\x12#.salon.reward.v1.ListRewardsRequest\x1a$.salon.reward.v1.ListRewardsResponse\"\x03\x90\x02\x01\x12W\n\tGetReward\x12!.salon.reward.v1.GetRewardRequest\x1a\".salon.reward.v1.GetRewardResponse\"\x03\x90\x02\x01\x12K\n\x05Score\x12\x1d.salon.reward.v1.ScoreRequest\x1a\x1e.salon.reward.v1.ScoreResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWARDSERVICE'].methods_by_name['GetReward']._serialized_options = b'\220\002\001'
   _globals['_REWARDSERVICE'].methods_by_name['Score']._loaded_options = None
   _globals['_REWARDSERVICE'].methods_by_name['Score']._serialized_options = b'\220\002\001'
-  _globals['_INPUT']._serialized_start=1488
-  _globals['_INPUT']._serialized_end=1594
-  _globals['_DIRECTION']._serialized_start=1596
-  _globals['_DIRECTION']._serialized_end=1697
-  _globals['_IMAGEFORMAT']._serialized_start=1700
-  _globals['_IMAGEFORMAT']._serialized_end=1858
-  _globals['_ERRORCODE']._serialized_start=1861
-  _globals['_ERRORCODE']._serialized_end=2152
+  _globals['_INPUT']._serialized_start=1564
+  _globals['_INPUT']._serialized_end=1670
+  _globals['_DIRECTION']._serialized_start=1672
+  _globals['_DIRECTION']._serialized_end=1773
+  _globals['_IMAGEFORMAT']._serialized_start=1776
+  _globals['_IMAGEFORMAT']._serialized_end=1934
+  _globals['_ERRORCODE']._serialized_start=1937
+  _globals['_ERRORCODE']._serialized_end=2228
   _globals['_LISTREWARDSREQUEST']._serialized_start=79
   _globals['_LISTREWARDSREQUEST']._serialized_end=99
   _globals['_LISTREWARDSRESPONSE']._serialized_start=101
@@ -55,23 +55,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREWARDRESPONSE']._serialized_start=202
   _globals['_GETREWARDRESPONSE']._serialized_end=262
   _globals['_REWARD']._serialized_start=265
-  _globals['_REWARD']._serialized_end=555
-  _globals['_LIMITS']._serialized_start=558
-  _globals['_LIMITS']._serialized_end=713
-  _globals['_SCOREREQUEST']._serialized_start=715
-  _globals['_SCOREREQUEST']._serialized_end=826
-  _globals['_SAMPLE']._serialized_start=829
-  _globals['_SAMPLE']._serialized_end=978
-  _globals['_IMAGE']._serialized_start=981
-  _globals['_IMAGE']._serialized_end=1132
-  _globals['_SLICE']._serialized_start=1134
-  _globals['_SLICE']._serialized_end=1173
-  _globals['_SCORERESPONSE']._serialized_start=1175
-  _globals['_SCORERESPONSE']._serialized_end=1285
-  _globals['_OUTCOME']._serialized_start=1287
-  _globals['_OUTCOME']._serialized_end=1412
-  _globals['_SAMPLEERROR']._serialized_start=1414
-  _globals['_SAMPLEERROR']._serialized_end=1486
-  _globals['_REWARDSERVICE']._serialized_start=2155
-  _globals['_REWARDSERVICE']._serialized_end=2431
+  _globals['_REWARD']._serialized_end=569
+  _globals['_LIMITS']._serialized_start=572
+  _globals['_LIMITS']._serialized_end=727
+  _globals['_SCOREREQUEST']._serialized_start=729
+  _globals['_SCOREREQUEST']._serialized_end=840
+  _globals['_SAMPLE']._serialized_start=843
+  _globals['_SAMPLE']._serialized_end=992
+  _globals['_IMAGE']._serialized_start=995
+  _globals['_IMAGE']._serialized_end=1146
+  _globals['_SLICE']._serialized_start=1148
+  _globals['_SLICE']._serialized_end=1187
+  _globals['_SCORERESPONSE']._serialized_start=1190
+  _globals['_SCORERESPONSE']._serialized_end=1361
+  _globals['_OUTCOME']._serialized_start=1363
+  _globals['_OUTCOME']._serialized_end=1488
+  _globals['_SAMPLEERROR']._serialized_start=1490
+  _globals['_SAMPLEERROR']._serialized_end=1562
+  _globals['_REWARDSERVICE']._serialized_start=2231
+  _globals['_REWARDSERVICE']._serialized_end=2507
 # @@protoc_insertion_point(module_scope)

@@ -230,6 +230,7 @@ class Reward(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     STAND_IN_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """Changes whenever the same sample could score differently: the model, its weights, or anything
@@ -245,6 +246,8 @@ class Reward(_message.Message):
     """Whether it runs on a small model that stands in for the real one, such as those that come with
     Salon: its scores are for trying things out.
     """
+    unit: _builtins.str
+    """What a score is counted in, such as "kB"; empty for a plain number."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Input.ValueType]:
         """What every sample must bring. A sample that lacks one of these gets
@@ -265,10 +268,11 @@ class Reward(_message.Message):
         direction: Global___Direction.ValueType = ...,
         limits: Global___Limits | None = ...,
         stand_in: _builtins.bool = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "_upper_bound", b"_upper_bound", "limits", b"limits", "lower_bound", b"lower_bound", "upper_bound", b"upper_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "_upper_bound", b"_upper_bound", "description", b"description", "direction", b"direction", "inputs", b"inputs", "limits", b"limits", "lower_bound", b"lower_bound", "name", b"name", "stand_in", b"stand_in", "upper_bound", b"upper_bound", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "_upper_bound", b"_upper_bound", "description", b"description", "direction", b"direction", "inputs", b"inputs", "limits", b"limits", "lower_bound", b"lower_bound", "name", b"name", "stand_in", b"stand_in", "unit", b"unit", "upper_bound", b"upper_bound", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lower_bound: _TypeAlias = _typing.Literal["lower_bound"]  # noqa: Y015
     _WhichOneofArgType__lower_bound: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound"]  # noqa: Y015
@@ -477,11 +481,16 @@ class ScoreResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     STAND_IN_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     reward: _builtins.str
     """The reward that answered, and which version of it."""
     version: _builtins.str
     stand_in: _builtins.bool
     """As Reward.stand_in."""
+    unit: _builtins.str
+    """As in Reward, for whoever only scores."""
+    direction: Global___Direction.ValueType
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outcome]:
         """One for each sample, in the order of the samples."""
@@ -493,10 +502,12 @@ class ScoreResponse(_message.Message):
         version: _builtins.str = ...,
         outcomes: _abc.Iterable[Global___Outcome] | None = ...,
         stand_in: _builtins.bool = ...,
+        unit: _builtins.str = ...,
+        direction: Global___Direction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "reward", b"reward", "stand_in", b"stand_in", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "outcomes", b"outcomes", "reward", b"reward", "stand_in", b"stand_in", "unit", b"unit", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,7 @@ def test_the_screen_shows_progress_reward_speed_wait_and_time_left():
     assert "brightness" in text
     assert "−0.60 ± 0.25" in text
     assert "0.00 ± 1.00" not in text
+    assert "0.0 ± 1.0" not in text
     assert "32.0" in text
     assert "12.5% of the time (0.25 s)" in text
     assert "ETA 0:00:12" in text  # 6 iterations of 2 s
@@ -124,3 +125,19 @@ def test_the_table_of_jobs(redis_client):
     job = store.submit("tiny", {})
     assert job.id in render(jobs_table([job]))
     assert "queued" in render(jobs_table([job]))
+
+
+def test_means_that_differ_by_rounding_alone_are_a_flat_line():
+    screen = Screen("tiny-1")
+    for number, reward in enumerate([0.3, 0.1 + 0.2, 0.3], start=1):
+        screen.feed(iteration(number, reward))
+    assert "▁▁▁" in render(screen)
+
+
+def test_a_single_sample_has_a_score_without_a_spread():
+    event = iteration(1, reward=-2.0)
+    event.data["rewards/brightness/std"] = None
+    screen = Screen("tiny-1")
+    screen.feed(event)
+    assert "brightness −2.00  " in screen.line(event)
+    assert "−2.00" in render(screen)

@@ -74,6 +74,25 @@ def test_batch_advantages_of_sums_that_differ_by_rounding_are_nearly_nothing():
     np.testing.assert_allclose(batch_advantages(sums, 5), expected, rtol=1e-6, atol=1e-12)
 
 
+STEP = float(np.nextafter(np.float32(20), np.float32(21)))  # 20 and the next float32
+
+
+@pytest.mark.parametrize("rewards", [[0.1] * 7, [20.0, STEP] * 4, [1e3 + 0.3, 1e3 + 0.1 + 0.2] * 4])
+def test_rewards_that_are_equal_but_for_rounding_are_no_advantage(rewards):
+    rewards = np.array(rewards)
+    prompts = ["p"] * len(rewards)
+    for buffer, fewest in ((32, 1), (32, 100), (4, 2)):
+        statistics = PerPromptStatistics(buffer, fewest, advantage_clip=5)
+        assert not statistics.advantages(prompts, rewards).any()
+    assert not batch_advantages(rewards, 5).any()
+    assert not group_advantages(prompts, rewards, 5).any()
+
+
+def test_a_reward_that_left_a_buffer_of_equal_ones_is_an_advantage():
+    statistics = PerPromptStatistics(buffer_size=2, min_count=2, advantage_clip=5)
+    assert statistics.advantages(["p"] * 3, np.array([3.0, 1.0, 1.0])).tolist() == [5, 0, 0]
+
+
 def test_gdpo_tells_apart_what_statistics_per_prompt_do_not():
     """Figure 2 of GDPO: two rewards that agree count for more than one alone.
 

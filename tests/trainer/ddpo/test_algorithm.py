@@ -54,10 +54,10 @@ def test_metrics_of_an_iteration(diffusion, scorer):
     assert metrics["samples"] == 8
     assert metrics["dropped"] == 0
     assert metrics["reward_mean"] == metrics["rewards/brightness/mean"] == scores.mean()
-    assert metrics["reward_std"] == metrics["rewards/brightness/std"] == scores.std()
+    assert metrics["reward_std"] == metrics["rewards/brightness/std"] == scores.std(ddof=1)
     assert metrics["ratio_deviation_first"] < 1e-5
     assert metrics["grad_norm"] > 0
-    assert metrics["advantage_std"] == pytest.approx(1, abs=1e-3)
+    assert metrics["advantage_std"] == pytest.approx((8 / 7) ** 0.5, abs=1e-3)  # of all: 1
     assert all(np.isfinite(value) for value in metrics.values())
     assert all(isinstance(value, float) for value in metrics.values())
 
@@ -72,10 +72,10 @@ def test_z_scores_of_two_rewards_go_through_the_statistics_of_their_prompts(diff
     assert buffers == {
         p: [t for q, t in zip(prompts, total, strict=True) if q == p] for p in buffers
     }
-    assert (metrics["reward_mean"], metrics["reward_std"]) == (total.mean(), total.std())
+    assert (metrics["reward_mean"], metrics["reward_std"]) == (total.mean(), total.std(ddof=1))
     for name, values in scores.items():
         assert metrics[f"rewards/{name}/mean"] == values.mean()
-        assert metrics[f"rewards/{name}/std"] == values.std()
+        assert metrics[f"rewards/{name}/std"] == values.std(ddof=1)
 
 
 def test_group_normalised_rewards_are_the_advantages_without_a_memory(diffusion, scorer):
@@ -84,9 +84,9 @@ def test_group_normalised_rewards_are_the_advantages_without_a_memory(diffusion,
     metrics = ddpo.step()
     prompts, scores = submitted(scorer)
     total = weighted_sum(rewards, scores, prompts)
-    assert metrics["reward_std"] == total.std()
+    assert metrics["reward_std"] == total.std(ddof=1)
     assert metrics["advantage_mean"] == pytest.approx(0, abs=1e-9)
-    assert metrics["advantage_std"] == pytest.approx((7 / 8) ** 0.5, rel=1e-3)  # of a sample: 1
+    assert metrics["advantage_std"] == pytest.approx(1, rel=1e-3)
     assert ddpo.state_dict()["state"]["rewards"] == {}
 
 
@@ -99,7 +99,7 @@ def test_dropped_samples_do_not_enter_the_normalisation(diffusion, scorer):
     total = weighted_sum(
         rewards, {n: s[kept] for n, s in scores.items()}, [prompts[i] for i in kept]
     )
-    assert metrics["reward_std"] == total.std()
+    assert metrics["reward_std"] == total.std(ddof=1)
     assert metrics["rewards/redness/mean"] == scores["redness"][kept].mean()
 
 

@@ -66,7 +66,8 @@ def address(tmp_path_factory):
     """Where the report of a run of two rewards lies."""
     folder = RunFolder(tmp_path_factory.mktemp("run"), fence=lambda: None)
     during = [(i, {"eval/kl": 0.5 * i}) for i in (2, 4)]
-    run = finished_run(rewards=("brightness", "second"), during=during)
+    rewards = ("brightness", "a_second_one_of_a_long_name")
+    run = finished_run(rewards=rewards, during=during, unit="kB")
     write_report(folder, run.spec, run.summary, run.before, run.after, run.metrics)
     return (folder.path / "report.html").as_uri()
 
@@ -149,15 +150,15 @@ def test_the_curve_says_its_values_to_pointer_and_keys(page):
     output = frame.find_element(By.TAG_NAME, "output")
     plot = frame.find_element(By.CSS_SELECTOR, ".plot")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
-    assert output.text == "iteration 6: 0.800 ± 0.050"
+    assert output.text == "iteration 6: 0.8000 ± 0.0500"
     left_edge = -plot.size["width"] // 2 + 2
     ActionChains(page).move_to_element_with_offset(plot, left_edge, 0).perform()
-    assert output.text == "iteration 1: 0.300 ± 0.050"
+    assert output.text == "iteration 1: 0.3000 ± 0.0500"
     assert frame.find_element(By.CSS_SELECTOR, ".cursor").is_displayed()
     ActionChains(page).move_to_element(page.find_element(By.ID, "reward-1")).perform()
-    assert output.text == "iteration 6: 0.800 ± 0.050"
+    assert output.text == "iteration 6: 0.8000 ± 0.0500"
     frame.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-    assert output.text == "iteration 5: 0.700 ± 0.050"
+    assert output.text == "iteration 5: 0.7000 ± 0.0500"
 
 
 def test_evaluations_during_training_are_curves_that_answer_too(page):
@@ -165,7 +166,7 @@ def test_evaluations_during_training_are_curves_that_answer_too(page):
     frames = section.find_elements(By.CSS_SELECTOR, "[data-points]")
     assert [frame.accessible_name.split()[0] for frame in frames] == [
         "eval/brightness/mean",
-        "eval/second/mean",
+        "eval/a_second_one_of_a_long_name/mean",
         "eval/kl",
     ]
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", frames[2])
@@ -179,6 +180,38 @@ def test_it_fits_a_phone(page):
     metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     assert page.execute_script("return document.documentElement.scrollWidth") == 360
+
+
+def contrast(page, element):
+    """The ratio of WCAG 2 between an element's text and the page behind it."""
+    colours = page.execute_script(
+        "return [getComputedStyle(arguments[0]).color,"
+        " getComputedStyle(document.body).backgroundColor]",
+        element,
+    )
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted(map(luminance, colours))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_coloured_can_be_read(page, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    better = page.find_element(By.CSS_SELECTOR, ".shot.after .score.better")
+    kinds = {
+        selector: contrast(page, page.find_element(By.CSS_SELECTOR, selector))
+        for selector in (".note", ".tick-y", ".label-y", ".level-name.after", ".shot .score")
+    }
+    kinds["better"] = contrast(page, better)
+    page.execute_script("arguments[0].className = 'score worse'", better)
+    kinds["worse"] = contrast(page, better)
+    assert {kind: ratio for kind, ratio in kinds.items() if ratio < 4.5} == {}
 
 
 def test_it_has_a_dark_scheme(page):

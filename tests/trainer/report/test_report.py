@@ -2,7 +2,9 @@
 
 import base64
 import io
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ import yaml
 from PIL import Image
 
 from tests.fixtures.finished_run import HOSTILE, finished_run
-from trainer.evaluation import compare
+from trainer.evaluation import effects
 from trainer.report import write_report
 from trainer.report.page import render_page
+from trainer.report.pictures import spread_over
 from trainer.report.results import Result
 from trainer.run_folder import RunFolder
+from trainer.scoring import Scale
+from trainer.statistics import compare
 
 
 def render(run):
@@ -51,7 +56,7 @@ def test_every_pair_is_there_and_an_error_is_a_dash():
     page = render(run)
     assert page.count("data:image/png;base64,") == 40
     assert "4 more pairs" in text_of(page)
-    scores = re.findall(r'<span class="score"[^>]*>([^<]*)</span>', page)
+    scores = re.findall(r'<span class="score[^"]*" title="brightness">([^<]*)<', page)
     assert (len(scores), scores.count("—")) == (40, 2)
 
 
@@ -62,7 +67,7 @@ def test_it_stays_bounded_with_many_and_large_pictures():
     assert page.count("data:image/webp;base64,") == 128
     assert len(page) < 12e6
     text = text_of(page)
-    assert "the first 64 of 70" in text
+    assert "64 of 70 pairs" in text
     assert "Generated at 300 × 300 pixels, shown at most 256 wide or high." in text
     assert "they are WebP of quality 85, which is not what was scored" in text
     assert 'class="gallery"' in page, "large pictures are not pixelated"
@@ -96,7 +101,7 @@ def test_several_rewards_have_a_section_each_and_their_sum():
     page = render(finished_run(rewards=("brightness", "second")))
     assert page.count('id="reward-') == 2
     assert "1 × brightness + 1 × second , what training maximises" in text_of(page)
-    scores = re.findall(r'<span class="score"[^>]*><small>(\w+)</small>', page)
+    scores = re.findall(r'<span class="score[^>]*><small>(\w+)</small>', page)
     assert scores.count("second") == 40
 
 
@@ -111,10 +116,112 @@ def test_a_reward_of_evaluation_alone_says_so_and_has_no_curve_of_training():
     assert "Weighted sum" not in text
 
 
-def test_a_normalised_sum_is_named_but_has_no_curve():
+def test_a_normalised_sum_is_named_but_has_neither_curve_nor_heading():
     page = render(finished_run(rewards=("brightness", "second"), normalize="zscore"))
-    assert "1 × second (normalised over each iteration), what" in text_of(page)
+    text = text_of(page)
+    assert "1 × second (normalised over each iteration), what training maximises: normal" in text
+    assert "Weighted sum" not in text
     assert page.count("<b>In training</b>") == 2
+
+
+def test_every_heading_has_something_under_it():
+    for normalize in ("none", "zscore"):
+        page = render(finished_run(rewards=("brightness", "second"), normalize=normalize))
+        sections = re.findall(r"<section.*?</section>", page, re.S)
+        assert all(re.search("<img|<svg|<pre", section) for section in sections)
+
+
+SCORES = np.random.default_rng(1).normal(-38.2, 12, 64)
+
+
+def result_of(shift, weight=1.0, lower_is_better=False, before=SCORES):
+    """Of a job with one reward, in kB, whose scores move by `shift`."""
+    run = finished_run(rewards=("jpeg",), samples=len(before), weight=weight)
+    scale = {"jpeg": Scale("kB", lower_is_better)}
+    pair = [
+        replace(run.before, scores={"jpeg": scores}, scales=scale)
+        for scores in (before, before + shift + np.linspace(-0.1, 0.1, len(before)))
+    ]
+    run = replace(run, summary={**run.summary, **effects(run.spec, *pair)})
+    (result,) = Result.all_of(run.summary)
+    return result, replace(run, before=pair[0], after=pair[1])
+
+
+@pytest.mark.parametrize(
+    ("shift", "weight", "lower", "change", "outcome"),
+    [
+        (12.0, 1.0, False, "rises from −39 kB to −27 kB", "better"),
+        (-12.0, 1.0, False, "falls from −39 kB to −51 kB", "worse"),
+        (-12.0, -1.0, False, "falls from −39 kB to −51 kB", "better"),
+        (12.0, -1.0, False, "rises from −39 kB to −27 kB", "worse"),
+        # What training does not maximise is as good as its service says.
+        (-12.0, 0.0, True, "falls from −39 kB to −51 kB", "better"),
+        (-12.0, 0.0, False, "falls from −39 kB to −51 kB", "worse"),
+        # A change that the interval is sure of, but that no one sees.
+        (0.2, 1.0, False, "shows no clear change (−39 kB → −39 kB)", "same"),
+        (-0.2, 1.0, False, "shows no clear change (−39 kB → −39 kB)", "same"),
+    ],
+)
+def test_a_change_is_for_the_better_or_worse_as_the_job_has_it(
+    shift, weight, lower, change, outcome
+):
+    result, run = result_of(shift, weight, lower)
+    assert (result.ci95[0] > 0) == (shift > 0)
+    assert (result.change, result.outcome) == (change, outcome)
+    page = render(run)
+    effect = re.search(r'<strong class="(\w+)">([^<]*)</strong>', page)
+    assert effect.groups() == (outcome, result.effect)
+    verdicts = re.findall(r'<span class="score (\w+)" title="jpeg">([^<]*) ?<', page)
+    assert len(verdicts) == 64
+    if outcome != "same":
+        assert {verdict for verdict, _ in verdicts} == {outcome}
+    marks = re.findall(r'<span class="mark" title="(\w+)">(.)</span>', page)
+    assert set(marks) <= {("better", "▲"), ("worse", "▼")}
+
+
+def test_a_score_that_is_shown_as_before_is_neither_better_nor_worse():
+    result, _ = result_of(12.0)
+    assert result.verdict(-38.4, -37.6) == "same"
+    assert result.verdict(-38.4, -37.4) == "better"
+    assert result.verdict(math.nan, -37.4) == "same", "an error"
+
+
+def test_scores_and_axes_have_the_unit():
+    _, run = result_of(12.0)
+    text = text_of(render(run))
+    assert "jpeg rises from −39 kB to −27 kB" in text
+    assert text.count("score in kB") == 2
+    assert text.count("iteration") > 5
+    _, plain = result_of(12.0)
+    plain.summary["rewards"]["jpeg"]["unit"] = ""
+    assert "kB" not in text_of(render(plain))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count", "places"),
+    [
+        (10, 4, [0, 2, 5, 7]),
+        (4, 4, [0, 1, 2, 3]),
+        (3, 7, [0, 1, 2, 3, 4, 5, 6]),  # each prompt twice or more, in turn
+        (100, 4, [0, 5, 10, 15]),  # of the 20 that 20 samples have room for
+        (2, 100, list(range(20))),
+    ],
+)
+def test_pictures_are_of_prompts_from_the_whole_list(prompts, count, places):
+    assert spread_over([str(i % prompts) for i in range(20)], count) == places
+
+
+def test_the_pictures_that_are_seen_first_are_spread_over_the_prompts():
+    run = finished_run(samples=64)
+    prompts = [f"a {digit}" for digit in range(30)]
+    names = [prompts[i % 30] for i in range(64)]
+    run = replace(
+        run, before=replace(run.before, prompts=names), after=replace(run.after, prompts=names)
+    )
+    first, folded = render(run).split("<details>")[:2]
+    shown = re.findall(r'<p class="prompt">(.*?)</p>', first)
+    assert shown == [f"a {i * 30 // 16}" for i in range(16)]
+    assert len(re.findall(r'<p class="prompt">(.*?)</p>', folded)) == 48
 
 
 def test_scores_of_two_versions_are_warned_of():
@@ -140,8 +247,8 @@ def test_without_spread_the_effect_is_not_defined():
         run.before.scores["brightness"], run.after.scores["brightness"]
     )
     text = text_of(render(run))
-    assert "effect size not defined (no spread before)" in text
-    assert "shows no clear change" in text
+    assert "effect size not defined (the scores before do not differ)" in text
+    assert "brightness goes from 0.2500 to 0.6255" in text, "no interval, so no claim"
 
 
 def test_scores_that_are_all_errors_are_reported_as_such():
@@ -151,7 +258,7 @@ def test_scores_that_are_all_errors_are_reported_as_such():
         run.before.scores["brightness"], run.after.scores["brightness"]
     )
     text = text_of(render(run))
-    assert "brightness shows no clear change (— → —)" in text
+    assert "brightness has no image that got a score both before and after" in text
     assert "on 0 images" in text
 
 

@@ -34,11 +34,11 @@ def test_a_stop_and_the_best_model_are_told_in_a_sentence_each():
     assert notes(run.summary, iterations=20) == [
         "Stopped after iteration 6 of 20, because eval/kl was above 2 in 2 evaluations in a row: "
         "2.50, 3.25.",
-        "The model with the highest eval/brightness/mean, 0.625 (after iteration 4), is kept in "
+        "The model with the highest eval/brightness/mean, 0.6250 (after iteration 4), is kept in "
         "best/.",
     ]
     last = notes(finished_run(best=BEST | {"iteration": 6}).summary, iterations=6)
-    assert last[0].endswith("0.625 (the last one), is kept in best/.")
+    assert last[0].endswith("0.6250 (the last one), is kept in best/.")
     fallen = finished_run(stop=STOP | {"values": [2.5, 2.25]})
     assert notes(fallen.summary, 20)[0].endswith("2.50, 2.25 (the highest was 3.25).")
     assert notes(finished_run().summary, iterations=6) == []

@@ -108,3 +108,8 @@ def test_effective_samples_by_hand():
     assert effective_samples(np.ones(8)) == 8
     assert effective_samples(np.array([0.0, 5, 0])) == 1
     assert effective_samples(np.array([1.0, 3])) == pytest.approx(16 / 10)
+
+
+def test_rewards_that_differ_by_rounding_alone_are_all_kept():
+    rewards = np.array([0.3, 0.1 + 0.2] * 8)
+    assert sparse_weights(rewards, 0.9).tolist() == [1.0] * 16
