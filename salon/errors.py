@@ -167,8 +167,6 @@ _WAY_OUT = {
 
 _MAYBE_ITS_PROXY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)$")  # how libraries in Rust, as safetensors, end theirs
-
-
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
@@ -186,15 +184,19 @@ def naming(path: Path, *, disk_alone: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        own = error.errno in _OF_DISKS if disk_alone else error.errno is not None
-        if own and error.filename is None:
+        if error.filename is None and _is_ours(error.errno, disk_alone):
             error.filename = str(path)
         raise
     except Exception as error:
-        if (found := _OS_ERROR.search(str(error))) is None:
+        found = _OS_ERROR.search(str(error))
+        code = int(found[1]) if found else None
+        if code is None or not _is_ours(code, disk_alone):
             raise
-        code = int(found[1])
         raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _is_ours(code: int | None, disk_alone: bool) -> bool:
+    return code in _OF_DISKS if disk_alone else code is not None
 
 
 def to_status(error: SalonError) -> grpc.Status:

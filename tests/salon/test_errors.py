@@ -1,6 +1,7 @@
 """The error taxonomy on the wire: to a status with details, and back."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from salon.errors import (
     ServiceUnavailable,
     UnknownReward,
     from_rpc_error,
+    naming,
     to_status,
 )
 
@@ -106,3 +108,27 @@ def test_the_longest_message_still_fits_into_the_trailers(failure, letter):
     error, _ = failure(lambda context: context.abort_with_status(to_status(InvalidRequest(words))))
     assert type(error) is InvalidRequest
     assert letter * (errors.MESSAGE_BYTES // len(letter.encode())) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "alone", "told"),
+    [
+        (OSError(28, "No space left on device"), True, "'/runs/x'"),
+        (Exception("I/O error: No space left on device (os error 28)"), True, "'/runs/x'"),
+        (OSError(12, "Cannot allocate memory"), False, "'/runs/x'"),
+        (ConnectionRefusedError(111, "Connection refused"), True, ""),
+        (Exception("dns error (os error 111)"), True, ""),
+        (OSError("of a library's own"), False, ""),
+        (ValueError("no error of the system"), False, ""),
+        (FileNotFoundError(2, "No such file", "/other"), False, "'/other'"),
+    ],
+    ids=str,
+)
+def test_what_the_system_refused_is_named(error, alone, told):
+    with (
+        pytest.raises(Exception) as caught,
+        naming(Path("/runs/x"), disk_alone=alone),
+    ):
+        raise error
+    assert str(caught.value).endswith(told)
+    assert ("/runs/x" in str(caught.value)) == (told == "'/runs/x'")
