@@ -160,7 +160,12 @@ def load_settings() -> Settings:
     """
     settings = _from_environment()
     url = with_stored_password(settings.state_dir, settings.redis_url)
-    return settings.model_copy(update={"redis_url": url})
+    if url == settings.redis_url:
+        return settings
+    loaded = settings.model_copy(update={"redis_url": url})
+    if "redis_url" not in settings.model_fields_set:  # it still is not what the user named
+        loaded.model_fields_set.discard("redis_url")
+    return loaded
 
 
 def _from_environment() -> Settings:

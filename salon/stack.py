@@ -62,8 +62,8 @@ def up(
 ) -> dict[str, Any]:
     """Start the stack in the background and wait until all of it answers.
 
-    A Redis that answers at SALON_REDIS_URL is used as it is, and `down` leaves it alone; else the
-    stack starts one of its own there.
+    A Redis that answers where SALON_REDIS_URL says is used as it is, and `down` leaves it alone;
+    else the stack starts one of its own there.
 
     Args:
         settings: those of the stack.
@@ -86,7 +86,7 @@ def up(
     services = local_services(settings, rewards)
     _require_extras(services)
     programs(settings, services)
-    whose = _whose_redis(settings.redis_url)
+    whose = _whose_redis(settings)
     _check_ports(settings, services, whose)
     make_private(settings.state_dir)
     if whose == EMBEDDED:
@@ -153,7 +153,8 @@ def running(settings: Settings) -> dict[str, Any] | None:
     return state if any(alive) else None
 
 
-def _whose_redis(url: str) -> str:
+def _whose_redis(settings: Settings) -> str:
+    url = settings.redis_url
     try:
         connect_now(url)
     except RedisRefused:
@@ -162,6 +163,11 @@ def _whose_redis(url: str) -> str:
         if redis_url.own_port(url) is None:
             raise
         return EMBEDDED
+    if "redis_url" not in settings.model_fields_set:  # anybody on this host may have started it
+        raise RedisRefused(
+            f"a Redis that is not this stack's answers at {redis_url.shown(url)}, the default: set "
+            "SALON_REDIS_URL to use it, or to another port of 127.0.0.1 for one of the stack's own"
+        )
     return FOREIGN
 
 

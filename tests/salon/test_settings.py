@@ -1,6 +1,8 @@
 import pytest
 
 from salon.errors import InvalidRequest
+from salon.redis_password import with_new_password
+from salon.redis_url import password
 from salon.settings import Settings, load_settings
 
 
@@ -57,3 +59,18 @@ def test_the_defaults_are_consistent():
     settings = Settings()
     assert settings.resend_seconds < settings.visibility_timeout_seconds
     assert settings.blob_seconds > settings.visibility_timeout_seconds
+
+
+def test_a_password_that_was_found_does_not_make_the_default_a_redis_that_was_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SALON_REDIS_URL", raising=False)
+    monkeypatch.setenv("SALON_STATE_DIR", str(tmp_path / "state"))
+    default = load_settings()
+    with_new_password(tmp_path / "state", default.redis_url)
+    found = load_settings()
+    assert password(found.redis_url)
+    assert "redis_url" not in found.model_fields_set
+    monkeypatch.setenv("SALON_REDIS_URL", default.redis_url)
+    assert load_settings().redis_url == found.redis_url
+    assert "redis_url" in load_settings().model_fields_set

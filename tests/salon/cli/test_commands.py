@@ -12,7 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from salon.connection import connect_now
+from salon import stack
+from salon.connection import RedisRefused, connect_now
+from salon.settings import Settings
 from tests.fixtures.certificates import Authority
 from tests.fixtures.command import assert_one_line_error
 from tests.fixtures.redis import RedisServer, TlsProxy
@@ -206,6 +208,12 @@ def test_a_redis_that_wants_another_password_is_not_used(salon, foreign_redis):
         failed, f":***@127.0.0.1:{foreign_redis.port}", "does not take the password"
     )
     assert salon.processes() == []
+
+
+def test_a_redis_at_the_default_address_that_nobody_named_is_not_used(own_redis):
+    unnamed = Settings.model_construct(_fields_set=set(), redis_url=own_redis.url)
+    with pytest.raises(RedisRefused, match=r"not this stack's .* set SALON_REDIS_URL to use it"):
+        stack.up(unnamed)
 
 
 def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
