@@ -133,6 +133,9 @@ def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
     told = attempts.events("evaluation")
     assert [event["iteration"] for event in told] == [0, 2, 4, 6]
     assert told[1]["text"] == "evaluated after iteration 2: brightness 21.5, kl 2.00"
+    summary = attempts.summary()
+    expected = {key: summary[key] for key in ("rewards", "eval_rewards")}
+    assert attempts.events("result") == [expected]
 
 
 def test_an_evaluated_state_is_one_that_a_checkpoint_holds(attempts):
