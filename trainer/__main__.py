@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Annotated
 
+import redis
 import structlog
 import typer
 
@@ -52,6 +53,12 @@ def run(
     rank = int(os.environ.get("RANK", "0"))
     structlog.contextvars.bind_contextvars(**({"rank": rank} if "RANK" in os.environ else {}))
     settings = load_settings()
+    try:
+        require("this host's trainer", "trainer")
+    except MissingExtra as error:
+        typer.echo(str(error), err=True)
+        _fail(job, token, settings, str(error))
+        sys.exit(EXIT_FAILED)
     client = connect(settings.redis_url)
     lease = Lease(client, job, token, settings.lease_seconds)
     interrupt = Interrupt()
@@ -100,6 +107,15 @@ def take(job: str) -> None:
     print(lease.token)  # noqa: T201 - the answer
 
 
+def _fail(job: str, token: int, settings: Settings, reason: str) -> None:
+    """End a job that cannot be tried here; if that cannot be noted, its worker notes an attempt."""
+    client = connect_once(settings.redis_url, settings.lease_seconds / 3)
+    try:
+        Lease(client, job, token, settings.lease_seconds).finish(JobState.FAILED, reason)
+    except (LeaseLost, redis.RedisError) as error:
+        log.error("cannot end the job", reason=str(error))
+
+
 def _close(lease: Lease, state: JobState, reason: str) -> None:
     if state is JobState.QUEUED:
         lease.release(reason, refund=True)
@@ -118,11 +134,6 @@ def _attempt(
     Raises:
         LeaseLost: nothing may be written for the job any more.
     """
-    try:
-        require("this host's trainer", "trainer")
-    except MissingExtra as error:
-        log.error("job failed", reason=str(error))
-        return JobState.FAILED, str(error)
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
     from trainer.ranks import PASSING  # noqa: PLC0415

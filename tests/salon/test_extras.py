@@ -67,6 +67,7 @@ def test_a_trainer_without_its_extra_ends_the_job_with_the_reason(redis_client, 
     run = ("run", job.id, "--token", str(lease.token))
     done = run_without(["torch"], RUN.format("trainer"), *run, **environment(settings))
     assert done.returncode == 1
+    assert done.stderr == "this host's trainer needs torch: pip install 'salon[trainer]'\n"
     record = store.get(job.id)
     assert record.state is JobState.FAILED
     assert record.reason == "this host's trainer needs torch: pip install 'salon[trainer]'"
