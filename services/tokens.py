@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -15,8 +15,10 @@ from grpc_health.v1 import health
 
 from salon.errors import InvalidRequest, Unauthenticated, to_status
 from salon.tokens import HASH_PREFIX, hash_token
-from services.metrics import Metrics
 from services.reloading import Reloaded
+
+if TYPE_CHECKING:  # it needs a package that may not be installed, which is then to be said
+    from services.metrics import Metrics
 
 logger = structlog.get_logger()
 
@@ -64,7 +66,7 @@ class TokenInterceptor(grpc.ServerInterceptor):
     The name of an accepted token is `caller` in every log line of its call.
     """
 
-    def __init__(self, tokens: Tokens, metrics: Metrics) -> None:
+    def __init__(self, tokens: Tokens, metrics: "Metrics") -> None:
         """Let in who has one of `tokens`, and count the others in `metrics`."""
         self._tokens = tokens
         self._metrics = metrics

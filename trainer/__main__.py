@@ -19,6 +19,7 @@ from typing import Annotated
 if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
 
+import redis
 import structlog
 import typer
 
@@ -61,6 +62,12 @@ def run(
     logs.configure("trainer", job=job, **({"rank": rank} if "RANK" in os.environ else {}))
     keep_freed_memory()
     settings = load_settings()
+    try:
+        require("this host's trainer", "trainer")
+    except MissingExtra as error:
+        typer.echo(str(error), err=True)
+        _fail(job, token, settings, str(error))
+        sys.exit(EXIT_FAILED)
     client = connect(settings.redis_url)
     lease = Lease(client, job, token, settings.lease_seconds)
     interrupt = Interrupt()
@@ -135,6 +142,15 @@ def _check(job: str) -> None:
         sys.exit(str(error))
 
 
+def _fail(job: str, token: int, settings: Settings, reason: str) -> None:
+    """End a job that cannot be tried here; if that cannot be noted, its worker notes an attempt."""
+    client = connect_once(settings.redis_url, settings.lease_seconds / 3)
+    try:
+        Lease(client, job, token, settings.lease_seconds).finish(JobState.FAILED, reason)
+    except (LeaseLost, redis.RedisError) as error:
+        log.error("cannot end the job", reason=str(error))
+
+
 def _close(lease: Lease, state: JobState, reason: str) -> None:
     if state is JobState.QUEUED:
         lease.release(reason, refund=True)
@@ -163,11 +179,6 @@ def _attempt(
     Raises:
         LeaseLost: nothing may be written for the job any more.
     """
-    try:
-        require("this host's trainer", "trainer")
-    except MissingExtra as error:
-        log.error("job failed", reason=str(error))
-        return JobState.FAILED, str(error)
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
     from trainer.ranks import PASSING  # noqa: PLC0415

@@ -74,9 +74,9 @@ def score(
             answers = [ask_one(settings, place, reward, batch)]
         failed |= bool(unread) or any(answer.failed for answer in answers)
         if as_json:
-            names = [str(path) for path in paths]
-            entries = [*answers_as_json(answers, batch), *unread]
-            documents += sorted(entries, key=lambda entry: names.index(entry["image"]))
+            scored = iter(answers_as_json(answers, batch))
+            for index in range(len(paths)):
+                documents += [unread[index]] if index in unread else next(scored, [])
         elif reward == ALL and answers:
             print_table(score_table(answers, batch))
         elif answers:
@@ -97,25 +97,23 @@ def reward_targets(settings: Settings) -> dict[str, str]:
 
 def _read_all(
     paths: Sequence[Path], about: Batch, limit: int
-) -> tuple[Batch, list[dict[str, Any]]]:
-    """The files that can be read, and an entry for each that cannot, which is also said."""
+) -> tuple[Batch, dict[int, dict[str, Any]]]:
+    """The files that can be read, and by its place each that cannot, which is also said."""
     read: dict[int, bytes] = {}
-    unread = []
+    unread = {}
     for index, path in enumerate(paths):
         try:
             read[index] = _read(path, limit)
         except InvalidRequest as error:
             print_error(error)
-            unread.append(
-                {
-                    "image": str(path),
-                    "reward": None,
-                    "version": None,
-                    "score": None,
-                    "error": {"code": "UNREADABLE_FILE", "message": str(error)},
-                    "details": {},
-                }
-            )
+            unread[index] = {
+                "image": str(path),
+                "reward": None,
+                "version": None,
+                "score": None,
+                "error": {"code": "UNREADABLE_FILE", "message": str(error)},
+                "details": {},
+            }
     names = [str(paths[index]) for index in read]
     return replace(about, names=names, images=list(read.values())), unread
 
@@ -164,7 +162,7 @@ def _by_target(targets: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _print_lines(answer: Answer, batch: Batch) -> None:
-    for entry in answers_as_json([answer], batch):
+    for [entry] in answers_as_json([answer], batch):
         error = entry["error"]
         shown = (
             Text(f"{error['code']}: {error['message']}", style="red")

@@ -1,14 +1,14 @@
 """One picture before every judge: ask all rewards of several services, and show it as a table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from rich.table import Table
 from rich.text import Text
 
 from salon.client import RewardClient
-from salon.errors import SalonError, SampleError, UnknownInstance
+from salon.errors import InvalidRequest, SalonError, SampleError, UnknownInstance
 from salon.outcomes import Outcome
 from salon.reward.v1 import reward_pb2
 from salon.settings import Settings
@@ -26,16 +26,30 @@ class Batch:
     metadata: Mapping[str, Any] | None = None
     reference: bytes | None = None
 
-    def score(self, client: RewardClient, reward: str) -> list[Outcome]:
-        """N outcomes; raises as `RewardClient.score` does."""
+    def score(self, client: RewardClient, reward: str) -> list[Outcome | SalonError]:
+        """N outcomes; raises as `RewardClient.score` does, but not for one image among others."""
         count = len(self.images)
-        return client.score(
-            list(self.images),
-            [self.prompt] * count,
-            reward,
-            None if self.metadata is None else [self.metadata] * count,
-            references=None if self.reference is None else [self.reference] * count,
-        )
+        try:
+            return [
+                *client.score(
+                    list(self.images),
+                    [self.prompt] * count,
+                    reward,
+                    None if self.metadata is None else [self.metadata] * count,
+                    references=None if self.reference is None else [self.reference] * count,
+                )
+            ]
+        except InvalidRequest:
+            if count == 1:
+                raise
+        return [self._score_alone(client, reward, index) for index in range(count)]
+
+    def _score_alone(self, client: RewardClient, reward: str, index: int) -> Outcome | SalonError:
+        alone = replace(self, names=[self.names[index]], images=[self.images[index]])
+        try:
+            return alone.score(client, reward)[0]
+        except InvalidRequest as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Answer:
 
     reward: str
     version: str
-    said: Sequence[Outcome] | SalonError
+    said: Sequence[Outcome | SalonError] | SalonError
     was_named: bool = False
     """Asked for by its name: then it fails, too, where it lacks an input."""
 
@@ -53,7 +67,7 @@ class Answer:
         """Whether something went wrong, beyond an input that was not given."""
         if isinstance(self.said, SalonError):
             return not _is_answer(self.said)
-        errors = [outcome.error for outcome in self.said if outcome.error]
+        errors = [error for said in self.said if (error := error_of(said))]
         return any(self.was_named or not _is_answer(error) for error in errors)
 
     def by_image(self, names: Sequence[str]) -> list[tuple[str, Outcome | SalonError]]:
@@ -73,7 +87,10 @@ def ask_one(settings: Settings, target: str, reward: str, batch: Batch) -> Answe
         target, max_message_bytes=settings.max_message_bytes, security=settings.security
     ) as client:
         said = batch.score(client, reward)
-    return Answer(said[0].reward, said[0].version, said, was_named=True)
+    scored = [each for each in said if isinstance(each, Outcome)]
+    if not scored:  # the error of each is the error of all
+        raise cast("SalonError", said[0])
+    return Answer(scored[0].reward, scored[0].version, said, was_named=True)
 
 
 def ask_all(settings: Settings, targets: Mapping[str, Sequence[str]], batch: Batch) -> list[Answer]:
@@ -105,26 +122,34 @@ def _ask(client: RewardClient, reward: reward_pb2.Reward, batch: Batch) -> Answe
         return Answer(reward.name, reward.version, error)
 
 
-def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[dict[str, Any]]:
-    """An object for each reward and image."""
-    return [
-        {
-            "image": name,
-            "reward": answer.reward,
-            "version": answer.version or None,
-            **_result(said),
-        }
+def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[str, Any]]]:
+    """For each image a list of what each reward said of it."""
+    by_reward = [
+        [
+            {
+                "image": name,
+                "reward": answer.reward,
+                "version": answer.version or None,
+                **_result(said),
+            }
+            for name, said in answer.by_image(batch.names)
+        ]
         for answer in answers
-        for name, said in answer.by_image(batch.names)
     ]
+    return [list(entries) for entries in zip(*by_reward, strict=True)]
 
 
 def _result(said: Outcome | SalonError) -> dict[str, Any]:
-    if isinstance(said, Outcome) and said.error is None:
+    error = error_of(said)
+    if isinstance(said, Outcome) and error is None:
         return {"score": said.score, "error": None, "details": dict(said.details)}
-    error = said.error if isinstance(said, Outcome) else said
     code = error.code_name if isinstance(error, SampleError) else type(error).__name__
     return {"score": None, "error": {"code": code, "message": str(error)}, "details": {}}
+
+
+def error_of(said: Outcome | SalonError) -> SalonError | None:
+    """Why there is no score, if there is none."""
+    return said if isinstance(said, SalonError) else said.error
 
 
 def score_table(answers: Sequence[Answer], batch: Batch) -> Table:

@@ -17,7 +17,7 @@ from rich.text import Text
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
 from salon.jobs import Event, Job, JobState, JobStore
-from salon.numbers import decimals_for, is_rounding, mean_and_std, significant
+from salon.numbers import decimals_for, is_rounding, mean_and_std
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # iterations over which the speed is taken
@@ -52,9 +52,10 @@ class Screen:
             self._last = data
             self._seconds.append(data["seconds"])
             for reward in _rewards(data):
-                self._means[reward][data["iteration"]] = data[f"rewards/{reward}/mean"]
+                if (mean := data[f"rewards/{reward}/mean"]) is not None:
+                    self._means[reward][data["iteration"]] = mean
         elif event.kind == "evaluation":
-            self.evaluated = self._evaluation(data)
+            self.evaluated = data["text"]
         elif event.kind == "warning":
             self.warnings.append(data["text"])
         elif event.kind in ("stage", "waiting"):
@@ -65,7 +66,7 @@ class Screen:
         data = event.data
         if event.kind == "iteration":
             rewards = _rewards(data)
-            scores = "  ".join(f"{r} {self._score(data, f'rewards/{r}', r)}" for r in rewards)
+            scores = "  ".join(f"{r} {self._score(data, r)}" for r in rewards)
             return (
                 f"iteration {data['iteration']}/{data['iterations']}  {scores}  "
                 f"{data['samples_per_second']:.1f} samples/s  "
@@ -73,26 +74,11 @@ class Screen:
             )
         if event.kind == "state":
             return f"{data['state']}  {data.get('reason', '')}".rstrip()
-        if event.kind == "evaluation":
-            return self._evaluation(data)
         return str(data.get("text", event.kind))
 
-    def _evaluation(self, data: Mapping[str, Any]) -> str:
-        found = []
-        for name, value in data.items():
-            measure = name.removeprefix("eval/")
-            if name.endswith("/mean"):
-                reward = measure.removesuffix("/mean")
-                found.append(f"{reward} {self._score(data, f'eval/{reward}', reward)}")
-            elif name.startswith("eval/") and not name.endswith("/std"):
-                found.append(f"{measure} {significant(value)}")
-        if not found:
-            return str(data["text"])
-        return f"evaluated after iteration {data['iteration']}: {', '.join(found)}"
-
-    def _score(self, data: Mapping[str, Any], key: str, reward: str) -> str:
+    def _score(self, data: Mapping[str, Any], reward: str) -> str:
         """Mean and spread, with as many decimals as the first spread of that reward supports."""
-        mean, std = data[f"{key}/mean"], data.get(f"{key}/std")
+        mean, std = data[f"rewards/{reward}/mean"], data.get(f"rewards/{reward}/std")
         decimals = self._decimals.setdefault(reward, decimals_for(std or mean))
         return mean_and_std(mean, std, decimals)
 
@@ -105,6 +91,8 @@ class Screen:
 
     def _curve(self, reward: str, width: int = WIDTH) -> str:
         values = [mean for _, mean in sorted(self._means[reward].items())]
+        if not values:
+            return ""
         step = max(1, -(-len(values) // width))
         means = [
             sum(values[i : i + step]) / len(values[i : i + step])
@@ -159,7 +147,7 @@ class Screen:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for reward in rewards:
-            table.add_row(reward, self._score(last, f"rewards/{reward}", reward))
+            table.add_row(reward, self._score(last, reward))
             table.add_row("", Text(self._curve(reward, room), style="cyan"))
         for row in rows:
             table.add_row(*row)

@@ -50,7 +50,7 @@ def test_the_reward_of_the_page_is_served_and_scored_with(serve, folder):
     service = serve(SERVE)
     assert len(SHARPNESS.splitlines()) <= 30
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT.replace("127.0.0.1:50052", service.target)],
+        [sys.executable, "-c", CLIENT.replace("127.0.0.1:50152", service.target)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -90,7 +90,7 @@ class Walkthrough:
 
     def __init__(self, folder):
         self.folder = folder
-        self.ports = {number: str(free_port()) for number in ("50051", "50052", "9090")}
+        self.ports = {number: str(free_port()) for number in ("50151", "50152", "9090")}
 
     def adapt(self, text):
         for number, port in self.ports.items():
@@ -153,7 +153,7 @@ def running(walk, log):
 
 def describe(walk, token):
     security = Security(token, ca=walk.folder / "ca.pem")
-    with RewardClient(f"localhost:{walk.ports['50051']}", security=security) as client:
+    with RewardClient(f"localhost:{walk.ports['50151']}", security=security) as client:
         return client.describe().name
 
 

@@ -141,6 +141,9 @@ def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
         "without an interval (4 images are fewer than the 5 it takes); kl 2.00"
     )
     assert told[0]["text"] == "evaluated before training: brightness 1.5 ± 1.3; kl 0"
+    summary = attempts.summary()
+    expected = {key: summary[key] for key in ("rewards", "eval_rewards")}
+    assert attempts.events("result") == [expected]
 
 
 def not_json(constant):

@@ -6,14 +6,19 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 from PIL import Image
 
 from salon import stack
 from salon.connection import RedisRefused, connect_now
+from salon.jobs import JobState, JobStore
 from salon.settings import Settings
 from tests.fixtures.certificates import Authority
 from tests.fixtures.command import assert_one_line_error
@@ -21,6 +26,7 @@ from tests.fixtures.redis import RedisServer, TlsProxy
 from tests.fixtures.stack import wait_until
 
 MODELS = Path(__file__).parents[3] / "models"
+MAIN = "from salon.cli import main; main()"
 SPEC = {
     "name": "tiny",
     "model": "nowhere/at-all",
@@ -138,13 +144,22 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
     assert submitted.returncode == 1
     assert "nowhere/at-all" in submitted.err
     job = submitted.out.split("submitted ")[1].split()[0]
-    assert "failed" in salon("jobs").out
-    assert "seed: 0" in salon("show", job).out
+    assert "prompts: 2 prompts, e.g. one" in submitted.out
+    assert "checkpoint_every" not in submitted.out
+    assert job in salon("jobs").out
+    assert "checkpoint_every: 10" in salon("show", job[-6:]).out
+    assert salon("logs", job, "--follow").out == salon("logs", job).out
     assert "attempt starts" in salon("logs", job).out
-    assert f"{job} is failed" in salon("cancel", job).out
+    assert f"{job} is failed already" in salon("cancel", job).out
     assert_one_line_error(salon("show", "nope"), "'nope'")
 
-    assert salon("down").out.strip() == "stopped"
+    status = salon("status")
+    assert status.returncode == 0, status.out
+    assert f"redis://:***@127.0.0.1:{salon.redis_port}/0 answers" in status.out
+    assert f"jpeg_compressibility    127.0.0.1:{salon.reward_port}  healthy" in status.out
+
+    down = salon("down")
+    assert down.out.startswith("stopped")
     assert salon.processes() == []
     assert salon("down").out.strip() == "no stack was running"
 
@@ -234,9 +249,7 @@ def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
 @pytest.mark.parametrize("part", ["salon.stack", "services", "trainer"])
 def test_ctrl_c_leaves_no_process_and_no_traceback(salon, spec, part):
     """While the stack starts, while it is waited for, and while the job runs, for hours if let."""
-    lasting = SPEC | {"model": str(MODELS / "tiny-sd-digits"), "iterations": 100_000}
-    spec.write_text(yaml.safe_dump(lasting))
-    running = salon.start("run", str(spec))
+    running = salon.start("run", lasting(spec))
     wait_until(lambda: any(part in command for command in salon.commands()), f"{part} runs", 180)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=120)
@@ -244,6 +257,86 @@ def test_ctrl_c_leaves_no_process_and_no_traceback(salon, spec, part):
     assert out.strip().splitlines()[-1].startswith("stopped by the user")
     assert err == ""
     wait_until(lambda: salon.processes() == [], "every process is gone", 30)
+
+
+def lasting(spec):
+    job = SPEC | {"model": str(MODELS / "tiny-sd-digits"), "iterations": 100_000}
+    spec.write_text(yaml.safe_dump(job))
+    return str(spec)
+
+
+def left_by(salon):
+    """The jobs in the data of a stack that is down: what the next one would find."""
+    wait_until(lambda: salon.processes() == [], "every process is gone", 60)
+    server = RedisServer(salon.folder / ".salon" / "redis")
+    try:
+        return JobStore(redis.Redis.from_url(server.url)).newest()
+    finally:
+        server.stop()
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_no_job(salon, spec):
+    running = salon.start("run", lasting(spec))
+    wait_until(lambda: any("trainer" in c for c in salon.commands()), "it trains", 180)
+    running.kill()
+    running.communicate()
+    [job] = left_by(salon)
+    assert job.state is JobState.CANCELLED
+
+
+def test_a_run_that_nobody_reads_ends_with_its_job_cancelled(salon, spec):
+    running = salon.start("run", lasting(spec))
+    for line in running.stdout:
+        if line.startswith("submitted "):
+            break
+    running.stdout.close()
+    assert running.wait(120) == 141
+    assert running.stderr.read().startswith("nobody reads on: the job is cancelled")
+    running.stderr.close()
+    [job] = left_by(salon)
+    assert job.state is JobState.CANCELLED
+
+
+def test_a_hangup_that_is_ignored_at_the_start_ends_nothing(salon, spec):
+    """As nohup starts it; the job's model is nowhere, so that it ends by itself."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = salon.start("run", str(spec))
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    wait_until(lambda: any("services" in c for c in salon.commands()), "the stack starts", 60)
+    running.send_signal(signal.SIGHUP)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "nowhere/at-all" in err
+    assert "stopped by the user" not in out
+    assert salon.processes() == []
+
+
+def test_the_version(salon):
+    assert salon("--version").out == f"salon {version('salon')}\n"
+
+
+def test_the_shell_can_complete_commands(salon):
+    salon.environment |= {"_SALON_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    salon.environment["COMP_WORDS"] = "salon sta"
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'salon'\n" + MAIN]
+    done = subprocess.run(
+        command, env=salon.environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["status"]
+
+
+def test_without_a_stack_status_says_so_and_fails(salon):
+    told = salon("status")
+    assert told.returncode == 1
+    assert "no local stack runs" in told.out
+    status = salon("status", "--json")
+    assert status.returncode == 1
+    found = json.loads(status.out)
+    assert found["stack"] is None
+    assert f"127.0.0.1:{salon.redis_port}" in found["redis"]["error"]
+    assert [reward["healthy"] for reward in found["rewards"]] == [False]
 
 
 def test_running_a_job_beside_a_stack_leaves_that_stack_alone(salon, spec):

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from salon.cli.score import FILES_AT_ONCE
 from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import ServiceUnavailable
 from salon.local_services import LOCAL_SERVICES
@@ -110,6 +113,79 @@ def test_prompt_and_metadata_arrive_and_details_are_shown(salon, start_service, 
     assert table["patient"].split() == ["1", "batch:", "1", "1"]
     assert "boxes: [[1, 2], [3, 4.5]], caption: a cat, logit" in table["faulty"]
     assert "INPUT_METADATA" in rows(salon(*arguments, str(pictures[0])))["patient"]
+
+
+def entries(process):
+    return {(entry["image"], entry["reward"]): entry for entry in json.loads(process.out)}
+
+
+def test_json_has_every_image_and_reward_with_all_digits(salon, pictures, folder):
+    (folder / "broken.png").write_bytes(pictures[0].read_bytes()[:500])
+    paths = [str(path) for path in (*pictures, folder / "broken.png")]
+    done = salon("score", "--reward", "all", "--json", *paths)
+    assert done.returncode == 1
+    assert done.err == ""
+    found = entries(done)
+    assert found.keys() == {(path, reward) for path in paths for reward in SERVED}
+    error = found[paths[2], "jpeg_compressibility"]["error"]
+    assert error["code"] == "ERROR_CODE_INVALID_IMAGE"
+    assert found[paths[0], "l2"]["error"]["code"] == "ERROR_CODE_MISSING_INPUT"
+    assert found[paths[0], "preference"]["error"]["code"] == "UnknownInstance"
+    exact = found[paths[0], "jpeg_compressibility"]["score"]
+    buffer = io.BytesIO()
+    Image.open(pictures[0]).save(buffer, "JPEG", quality=95)
+    assert exact == -len(buffer.getvalue()) / 1000
+    one = salon("score", "--reward", "jpeg_compressibility", "--json", paths[0])
+    assert json.loads(one.out) == [found[paths[0], "jpeg_compressibility"]]
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_scored(salon, pictures, folder):
+    good, missing = str(pictures[0]), str(folder / "missing.png")
+    other = folder / "broken.png"
+    other.write_bytes(b"no picture")
+    done = salon("score", missing, good, str(other), str(folder))
+    assert done.returncode == 1
+    scored, refused = done.out.splitlines()
+    assert scored.split()[0] == good
+    assert refused.startswith(f"{other}  jpeg_compressibility  InvalidRequest: ")
+    first, second = done.err.splitlines()
+    assert missing in first
+    assert "it is a folder" in second
+    listed = json.loads(salon("score", "--json", missing, good, str(folder)).out)
+    assert [entry["image"] for entry in listed] == [missing, good, str(folder)]
+    assert [entry["error"] and entry["error"]["code"] for entry in listed] == [
+        "UNREADABLE_FILE",
+        None,
+        "UNREADABLE_FILE",
+    ]
+
+
+def test_more_files_than_are_read_at_once_are_all_scored_in_order(salon, pictures):
+    paths = [str(pictures[i % 2]) for i in range(FILES_AT_ONCE + 3)]
+    done = salon("score", "--json", *paths)
+    assert done.returncode == 0
+    listed = json.loads(done.out)
+    assert [entry["image"] for entry in listed] == paths
+    assert len({entry["score"] for entry in listed}) == 2
+
+
+def test_an_endless_file_is_refused(salon):
+    assert_one_line_error(salon("score", "/dev/zero"), "/dev/zero", "SALON_MAX_MESSAGE_BYTES")
+
+
+def test_one_image_may_come_on_stdin(salon, pictures):
+    command = [sys.executable, "-c", "from salon.cli import main; main()", "score", "-"]
+    with pictures[0].open("rb") as file:
+        done = subprocess.run(
+            command,
+            stdin=file,
+            env=salon.environment,
+            cwd=salon.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.split()[2] == salon("score", str(pictures[0])).out.split()[2]
 
 
 @pytest.mark.parametrize("metadata", ["{", "[1]", "3"])

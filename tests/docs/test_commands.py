@@ -1,0 +1,63 @@
+"""What docs/commands.md says is so; and no page uses the ports of the stack."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from salon.cli.app import app
+from salon.cli.records import record_as_json
+from salon.cli.score_table import Answer, Batch, answers_as_json
+from salon.errors import ServiceUnavailable
+from salon.jobs import Job, JobState
+from salon.local_services import LOCAL_SERVICES
+from salon.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGE = (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
+RECORD, SCORES, STATUS = map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = typer.main.get_command(app).commands
+
+
+def test_every_command_is_on_the_page():
+    table = PAGE.partition("| command |")[2].partition("\n\n")[0]
+    first = " ".join(row.split("|")[1] for row in table.splitlines())
+    named = set(re.findall(r"`(\w+)", first))
+    assert named == set(COMMANDS)
+
+
+def test_every_option_on_the_page_exists():
+    known = {name for command in COMMANDS.values() for p in command.params for name in p.opts}
+    known |= {"--install-completion", "--show-completion", "--version", "--help"}
+    assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", PAGE)) <= known
+
+
+def test_the_record_on_the_page_has_the_fields_of_a_record():
+    job = Job("x", "x", {}, JobState("queued"), "", 0, 0, "", "", False, 1.0, 0.0, 0.0)
+    assert list(RECORD) == [*record_as_json(job), "result", "spec"]
+
+
+def test_the_scores_on_the_page_have_the_fields_of_a_score():
+    answer = Answer("mine", "1", ServiceUnavailable("away"))
+    [[entry]] = answers_as_json([answer], Batch(["one.png"], [b""]))
+    assert all(list(shown) == list(entry) for shown in SCORES)
+    assert entry["error"] == {"code": "ServiceUnavailable", "message": "away"}
+
+
+def test_with_json_is_what_the_page_says():
+    said = re.search(r"With `--json`, (.*?) print", PAGE)[1]
+    flags = {
+        name: [opt for p in command.params for opt in p.opts] for name, command in COMMANDS.items()
+    }
+    assert set(re.findall(r"`(\w+)`", said)) == {n for n, opts in flags.items() if "--json" in opts}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_port_of_a_page_is_one_of_the_whole_stack(page):
+    first = int(Settings().reward_target.rpartition(":")[2])
+    taken = range(first, first + len(LOCAL_SERVICES))
+    text = page.read_text(encoding="utf-8")
+    assert not [port for port in re.findall(r"--[a-z-]*port (\d+)", text) if int(port) in taken]

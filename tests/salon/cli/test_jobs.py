@@ -1,0 +1,194 @@
+"""Commands about jobs, in this process, on a Redis without workers."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from salon.cli import jobs as jobs_module
+from salon.cli.app import app
+from salon.errors import InvalidRequest, SalonError
+from salon.jobs import JobState, JobStore
+from salon.lease import acquire
+from tests.fixtures.stack import environment
+from tests.salon.cli.test_records import RESULT
+
+SPEC = {
+    "name": "tiny",
+    "model": "nowhere/at-all",
+    "prompts": ["one", "two"],
+    "rewards": [{"name": "jpeg_compressibility"}],
+    "iterations": 3,
+    "algorithm": {"name": "ddpo"},
+    "evaluation": {"prompts": ["six"], "samples": 4},
+}
+
+
+@pytest.fixture
+def store(redis_client):
+    return JobStore(redis_client)
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(SPEC))
+    return str(path)
+
+
+@pytest.fixture
+def salon(settings, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments, code=0):
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        return done
+
+    return run
+
+
+def document(done):
+    return json.loads(done.stdout)
+
+
+def finish(redis_client, job, state=JobState.SUCCEEDED, folder="/runs/x"):
+    lease = acquire(redis_client, job, "host:1", folder, 30, 3)
+    if state is JobState.SUCCEEDED:
+        lease.emit("result", RESULT)
+    lease.finish(state, "" if state is JobState.SUCCEEDED else "no reason")
+
+
+def test_a_job_is_submitted_listed_and_shown_as_json(salon, spec, store):
+    made = salon("submit", spec, "seed=2", "--json")
+    record = document(made)
+    assert (record["state"], record["result"], record["attempts"]) == ("queued", None, 0)
+    assert record["spec"] == dict(store.get(record["id"]).spec)
+    assert record["spec"]["seed"] == 2
+    assert f"submitted {record['id']}" in made.stderr
+    assert document(salon("show", record["id"], "--json")) == record
+    [listed] = document(salon("jobs", "--json"))
+    assert listed == {key: record[key] for key in listed}
+    assert record.keys() - listed.keys() == {"spec", "result"}
+
+
+def test_a_job_that_is_followed_as_json_ends_in_its_result(salon, spec, store, redis_client):
+    def trainer():
+        while not (waiting := store.waiting()):
+            pass
+        finish(redis_client, waiting[0])
+
+    thread = threading.Thread(target=trainer)
+    thread.start()
+    done = salon("submit", spec, "--watch", "--json")
+    thread.join()
+    assert document(done)["state"] == "succeeded"
+    assert document(done)["result"] == RESULT
+    assert "−1.103 ± 0.078" in done.stderr
+
+
+def test_one_job_for_each_seed(salon, spec, store):
+    records = document(salon("submit", spec, "--seeds", "0-1,7", "--json"))
+    assert [record["spec"]["seed"] for record in records] == [0, 1, 7]
+    assert {record["id"] for record in records} == set(store.ids())
+    told = salon("submit", spec, "--seeds", "4").stdout
+    assert f"submitted {store.ids()[0]}\n" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0-1", "seed=3"], "seed=.*--seeds"),
+        (["--seeds", "2-1"], "2-1"),
+        (["--out", "x.html"], "--out.*--seeds"),
+        (["--seeds", "0-1", "--watch", "--out", "no/where.html"], "no/where.html"),
+    ],
+)
+def test_what_cannot_be_submitted_is_said_before_anything_is(salon, spec, store, arguments, words):
+    with pytest.raises(InvalidRequest, match=words):
+        salon("submit", spec, *arguments)
+    assert store.ids() == []
+
+
+def test_if_a_job_cannot_be_queued_it_is_not_left_behind(salon, spec, store, monkeypatch):
+    def full(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("salon.cli.submit.send_launch", full)
+    salon("submit", spec, code=130)
+    [job] = store.newest()
+    assert job.state is JobState.CANCELLED
+
+
+def test_cancelling_says_what_it_does(salon, store, redis_client):
+    queued, running, over = (store.submit(name, {}).id for name in ("one", "two", "three"))
+    acquire(redis_client, running, "host:1", "", 30, 3)
+    finish(redis_client, over)
+    assert salon("cancel", queued).stdout == f"{queued} is cancelled\n"
+    assert "asked to stop" in salon("cancel", running).stdout
+    assert f"{over} is succeeded already" in salon("cancel", over).stdout
+
+
+def test_the_log_is_followed_to_its_end(salon, store, redis_client):
+    job = store.submit("tiny", {}).id
+    store.add_log(job, "[first]")
+    assert salon("logs", job).stdout == "[first]\n"
+
+    def trainer():
+        store.add_log(job, "last")
+        finish(redis_client, job)
+
+    timer = threading.Timer(0.3, trainer)
+    timer.start()
+    assert salon("logs", job, "--follow").stdout == "[first]\nlast\n"
+    timer.join()
+
+
+@pytest.fixture
+def trainer(monkeypatch, tmp_path):
+    """What stands for `python -m trainer`; the command lines it was given."""
+    calls = tmp_path / "calls"
+    script = tmp_path / "python"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\n[ ! -e fail ] || {{ echo why >&2; exit 1; }}'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(jobs_module.sys, "executable", str(script))
+    return calls
+
+
+def test_a_report_over_several_jobs_is_the_trainers(salon, store, redis_client, trainer):
+    first, second, queued = (store.submit(name, {}).id for name in ("one", "two", "three"))
+    for job in (first, second):
+        finish(redis_client, job, folder=f"/runs/{job}")
+    told = salon("report", first, second, "--out", "all.html").stdout
+    assert told == "report  all.html\n"
+    expected = f"-P -m trainer compare /runs/{first} /runs/{second} --out all.html\n"
+    assert trainer.read_text() == expected
+    with pytest.raises(InvalidRequest, match=f"{queued} is queued"):
+        salon("report", first, queued)
+    Path("fail").touch()
+    with pytest.raises(SalonError, match="no report over these jobs: why"):
+        salon("report", first)
+
+
+def test_seeds_that_are_followed_end_in_one_report(salon, spec, store, redis_client, trainer):
+    def run_all():
+        while len(waiting := store.active()) < 3:
+            pass
+        for job, end in zip(waiting, ("SUCCEEDED", "FAILED", "SUCCEEDED"), strict=True):
+            finish(redis_client, job.id, JobState[end], folder=f"/runs/{job.spec['seed']}")
+
+    thread = threading.Thread(target=run_all)
+    thread.start()
+    with pytest.raises(
+        SalonError, match=r"1 of 3 jobs did not succeed: tiny-\w+ failed: no reason"
+    ):
+        salon("submit", spec, "--seeds", "3-5", "--watch", "--out", "all.html")
+    thread.join()
+    assert trainer.read_text() == "-P -m trainer compare /runs/3 /runs/5 --out all.html\n"
