@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salon.images.limits import ImageLimits, check_segments, check_size, invalid, unsupported
+from salon.images.limits import (
+    ImageLimits,
+    check_segments,
+    check_size,
+    invalid,
+    too_large,
+    unsupported,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -181,7 +188,13 @@ def check(data: memoryview, limits: ImageLimits) -> PngFile:
         elif kind == b"acTL" and not pieces:
             frames = bytes(body[:4])
         kinds.append(kind)
-        check_segments(len(kinds), "chunks", limits)
+        count = len(pieces) // 2
+        check_segments(len(kinds) - count, "chunks beside those of its pixels", limits)
+        if count > limits.max_data_chunks:
+            raise too_large(
+                f"the PNG has more than {limits.max_data_chunks} IDAT chunks: write it anew, or "
+                "raise the service's --max-image-data-chunks"
+            )
     _check_animation(frames, kinds)
     keyed = transparency if b"tRNS" in kinds else None
     return _file(header, palette, keyed, data, pieces)

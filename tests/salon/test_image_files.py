@@ -299,6 +299,8 @@ HOSTILE = {
     "markers": b"\xff\xd8" + b"\xff\xe1\0\2" * 20_000 + BODY,
     "comments": b"\xff\xd8" + b"\xff\xfe\0\2" * 20_000 + BODY,
     "chunks": png_with(before=chunk(b"teSt", b"") * 20_000),
+    "data chunks": png_with(before=chunk(b"IDAT", b"") * 20_000),
+    "compressed texts": png_with(before=chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b")) * 10_000),
     "webp": b"RIFF" + struct.pack("<I", 4 + 8 * 20_000) + b"WEBP" + b"XXXX\0\0\0\0" * 20_000,
 }
 
@@ -325,13 +327,16 @@ def test_the_work_of_scans_is_bounded_by_their_pixels_too():
 
 
 def test_segments_at_the_limit_are_taken_and_one_more_is_not():
-    data = png_with(before=chunk(b"teSt", b"") * 7)  # with IHDR, IDAT and IEND ten chunks
-    assert read(data, ImageLimits(max_segments=10)).shape == (1, 4, 3)
-    assert refusal(data, ImageLimits(max_segments=9))[0] == TOO_LARGE
+    data = png_with(before=chunk(b"teSt", b"") * 7)  # with IHDR and IEND nine chunks
+    assert read(data, ImageLimits(max_segments=9)).shape == (1, 4, 3)
+    assert refusal(data, ImageLimits(max_segments=8))[0] == TOO_LARGE
+    data = png_with(before=chunk(b"IDAT", b"") * 7)
+    assert read(data, ImageLimits(max_data_chunks=8)).shape == (1, 4, 3)
+    assert refusal(data, ImageLimits(max_data_chunks=7))[0] == TOO_LARGE
 
 
 def test_compressed_metadata_is_never_unpacked():
-    """Ten gigabytes of text and a profile as large, were anybody to look at them."""
+    """Ten gigabytes of text and a profile, were anybody to look at them."""
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10_000_000), 9)) * 1000
     data = png_with(before=chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(50_000_000))) + text)
     began = time.process_time()
