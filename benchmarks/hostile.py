@@ -36,7 +36,7 @@ from salon.channel import METHOD_SCORE, connect
 from salon.reward.v1 import reward_pb2
 
 PROCESSES = 4  # of hostile callers
-REST_SECONDS = 3.0
+REST_SECONDS = 5.0
 """From the end of an attack to the look at what the service still uses."""
 PNG, JPEG, WEBP = (
     reward_pb2.IMAGE_FORMAT_PNG,
@@ -90,6 +90,7 @@ FILES: dict[str, Callable[[], tuple[reward_pb2.ImageFormat.ValueType, bytes]]] =
     ),
     "png_of_one_colour": lambda: (PNG, _saved(Image.new("RGB", (LARGE, LARGE)), "PNG")),
     "png_empty_chunks": lambda: (PNG, _png(_chunk(b"teSt", b"") * 1_200_000)),
+    "png_data_chunks": lambda: (PNG, _png(_chunk(b"IDAT", b"") * 1_200_000)),
     "png_compressed_text": lambda: (
         PNG,
         _png(_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000))) * 10_000),

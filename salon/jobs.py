@@ -145,9 +145,11 @@ class JobStore:
     def submit(self, name: str, spec: Mapping[str, Any], bound_to: str = "") -> Job:
         """Record a new queued job; the caller then queues its launch.
 
-        With `bound_to`, the key of a set, it is one of `salon.bound_jobs` from the first moment.
-
-        `spec` is the resolved spec as JSON values.
+        Args:
+            name: its id begins with it.
+            spec: the resolved spec as JSON values.
+            bound_to: the key of a set in which it is from the first moment; see
+                `salon.bound_jobs`.
 
         Raises:
             InvalidRequest: no job can have that name, or this Redis would forget it.
@@ -230,10 +232,9 @@ class JobStore:
         """The newest event of `job`, or the newest of that kind among the last hundred."""
         entries = self._client.xrevrange(events_key(job), count=100 if kind else 1)
         for identifier, fields in entries:
-            if kind in ("", fields[b"kind"].decode()):
-                return Event(
-                    identifier.decode(), fields[b"kind"].decode(), json.loads(fields[b"data"])
-                )
+            event = _event(identifier.decode(), fields)
+            if kind in ("", event.kind):
+                return event
         return None
 
     def follow_log(self, job: str, block_seconds: float = 1.0) -> Iterator[str]:
@@ -249,7 +250,7 @@ class JobStore:
             answer = self._client.xread({logs_key(job): after}, count=1000, block=block)
             entries = [entry for _, stream in answer or [] for entry in stream]
             for after, fields in entries:  # noqa: B007 - goes on behind the last
-                yield fields[b"line"].decode(errors="replace")
+                yield _line(fields)
             if over and not entries:
                 return
 
@@ -290,7 +291,7 @@ class JobStore:
         """
         self.get(job)
         entries = self._client.xrange(logs_key(job))
-        return [fields.get(b"line", b"").decode(errors="replace") for _, fields in entries]
+        return [_line(fields) for _, fields in entries]
 
     def abandoned(self) -> list[str]:
         """Running jobs whose lease has expired: their trainer, or its whole host, is gone."""
@@ -355,6 +356,10 @@ def _event(identifier: str, fields: Mapping[bytes, bytes]) -> Event:
         text = f"entry {identifier} of the job's history cannot be read: {error!r}"
         return Event(identifier, "warning", {"text": text})
     return Event(identifier, kind, data)
+
+
+def _line(fields: Mapping[bytes, bytes]) -> str:
+    return fields.get(b"line", b"").decode(errors="replace")
 
 
 def _shown(job: object) -> str:

@@ -140,9 +140,12 @@ MaxImageSegments = Annotated[
     int,
     Option(
         min=1,
-        help="Most chunks of a PNG or WebP file, and segments of a JPEG.",
+        help="Most chunks of a WebP or PNG file, but those of its pixels, and segments of a JPEG.",
         rich_help_panel=_LIMITS,
     ),
+]
+MaxImageDataChunks = Annotated[
+    int, Option(min=1, help="Most chunks of a PNG's pixels.", rich_help_panel=_LIMITS)
 ]
 MaxImageScans = Annotated[int, Option(min=1, help="Most scans of a JPEG.", rich_help_panel=_LIMITS)]
 MaxImageScanPixels = Annotated[

@@ -1,5 +1,6 @@
 """One gRPC server that hosts any reward: its way from an open port over ready to drained."""
 
+import gc
 import os
 import signal
 import threading
@@ -135,6 +136,8 @@ class RewardServer:
         idle = self._admission.was_idle()
         # Once: a pause between two batches of a trainer is short, and the next needs the memory.
         if idle and not self._gave_back:
+            # The errors of calls that were given up hold on to their images in reference cycles.
+            gc.collect()
             give_back_freed_memory()
         self._gave_back = idle
 
@@ -188,6 +191,7 @@ def serve(choices: Sequence[Choice], options: ServerOptions) -> None:
     try:
         server.open()
         server.host([choice.load() for choice in choices])
+        gc.freeze()  # what is loaded stays, and is not looked at by every collection
         ready.set()
         while not stopping.wait(CHECK_SECONDS):
             server.check()

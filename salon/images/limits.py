@@ -15,9 +15,12 @@ class ImageLimits:
     """Greatest height and width, in pixels."""
     max_pixels: int = 4096 * 4096
     """Greatest height times width: 50 MB of RGB."""
-    max_segments: int = 16 * 1024
-    """Most chunks of a PNG or WebP, and segments of a JPEG. A PNG of 67 MB in libpng's pieces of
-    8 KiB has half as many."""
+    max_segments: int = 1024
+    """Most chunks of a WebP, segments of a JPEG, and chunks of a PNG beside those of its pixels:
+    libpng's own bound is 1000."""
+    max_data_chunks: int = 16 * 1024
+    """Most chunks of a PNG's pixels. One of 67 MB in libpng's pieces of 8 KiB has half as many, and
+    so has the highest one with a chunk for each row."""
     max_scans: int = 200
     """Most scans of a JPEG. Encoders write about 10; one scan for each coefficient is 192."""
     max_scan_pixels: int = 64 * 4096 * 4096
@@ -25,7 +28,7 @@ class ImageLimits:
     even one of a few bytes."""
 
 
-UNLIMITED = ImageLimits(*[sys.maxsize] * 5)
+UNLIMITED = ImageLimits(*[sys.maxsize] * 6)
 """For files that their owner opens."""
 
 

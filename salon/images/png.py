@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from salon.images.limits import ImageLimits, check_segments, check_size, invalid, unsupported
+from salon.images.limits import (
+    ImageLimits,
+    check_segments,
+    check_size,
+    invalid,
+    too_large,
+    unsupported,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -30,6 +37,9 @@ _DEPTHS = {
 # What Pillow calls the samples in memory; of those below 8 bits, with the depth behind it.
 _MODES = {_GRAY: "L", _RGB: "RGB", _PALETTE: "P", _GRAY_ALPHA: "LA", _RGB_ALPHA: "RGBA"}
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_SIZES = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}  # of metadata, in bytes [11.3]
+_COMPRESSED = (b"zTXt", b"iCCP")
+_NAME_BYTES = 79  # of a keyword or a profile's name, at most
 # Of each pass of Adam7: first column and row, and the steps between them [8.1].
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -181,7 +191,13 @@ def check(data: memoryview, limits: ImageLimits) -> PngFile:
         elif kind == b"acTL" and not pieces:
             frames = bytes(body[:4])
         kinds.append(kind)
-        check_segments(len(kinds), "chunks", limits)
+        count = len(pieces) // 2
+        check_segments(len(kinds) - count, "chunks beside those of its pixels", limits)
+        if count > limits.max_data_chunks:
+            raise too_large(
+                f"the PNG has more than {limits.max_data_chunks} IDAT chunks: write it anew, or "
+                "raise the service's --max-image-data-chunks"
+            )
     _check_animation(frames, kinds)
     keyed = transparency if b"tRNS" in kinds else None
     return _file(header, palette, keyed, data, pieces)
@@ -201,10 +217,20 @@ def _chunk(data: memoryview, at: int) -> tuple[bytes, memoryview, int]:
     (checksum,) = struct.unpack_from(">I", data, end - 4)
     if zlib.crc32(data[at + 4 : end - 4]) != checksum:
         raise invalid(f"the PNG is corrupt: chunk {kind!r} at byte {at} has a wrong checksum")
+    if not kind.isalpha() or not _is_sound(kind, data[at + 8 : end - 4]):
+        raise invalid(f"the PNG is corrupt: chunk {kind!r} at byte {at} is not as the format says")
     # Upper case says that who does not know it cannot read the image [5.4].
     if kind[0] & 0x20 == 0 and kind not in _CRITICAL:
         raise unsupported(f"the PNG has a chunk {kind!r} that is in no version of the format")
     return kind, data[at + 8 : end - 4], end
+
+
+def _is_sound(kind: bytes, body: memoryview) -> bool:
+    """Whether metadata is what its kind must be, as far as that shows without unpacking it."""
+    if kind in _COMPRESSED:
+        _, separator, rest = bytes(body[: _NAME_BYTES + 2]).partition(b"\0")
+        return bool(separator) and rest[:1] == b"\0"  # the one method of compression
+    return len(body) == _SIZES.get(kind, len(body))
 
 
 def _header(kind: bytes, body: memoryview, limits: ImageLimits) -> bytes:

@@ -6,13 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import structlog
 
-from salon.errors import DeadlineExceeded, Overloaded
+from salon.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from salon.images import png
 from salon.outcomes import outcomes
+from salon.reward.v1 import learned_reward_pb2 as wire
 from salon.reward.v1 import reward_pb2 as pb
 from services import decoding
 from services.call import Call
 from services.decoding import DecodedPixels
+from services.learned.examples import ExampleReader
+from services.limits import Limits
+from services.reading import SampleReader
 from tests.fixtures.service import wait_until
 from tests.salon.files import encoded, noise
 from tests.services.test_scoring import GOOD, Counting, codes, score_here
@@ -142,3 +146,25 @@ def test_few_calls_may_wait_for_a_large_image(monkeypatch):
         room.take(10, call())  # of usual size
         room.give_back(100)
         waits.result(30)
+
+
+def test_the_images_of_an_example_hold_room_until_the_next_is_asked_for():
+    room = DecodedPixels()
+    reader = SampleReader(Counting(), Limits(), None, call(), room)
+    good = pb.Sample(image=GOOD)
+    labelled = wire.LabelledSample(sample=good, origin=wire.ORIGIN_REAL)
+    compared = wire.Comparison(first=good, second=good, preference=1)
+    broken = pb.Sample(image=pb.Image(format=PNG, data=GOOD.data[:-30]))
+    messages = [
+        wire.Example(labelled=labelled),
+        wire.Example(comparison=compared),
+        wire.Example(comparison=wire.Comparison(first=good, second=broken, preference=1)),
+    ]
+    examples = ExampleReader(reader, room, call()).read(messages)
+    size = 12 * 16
+    for images in (1, 2):
+        next(examples)
+        assert room.held() == images * size
+    with pytest.raises(InvalidRequest, match="example 2: the PNG is truncated"):
+        next(examples)
+    assert room.held() == 0

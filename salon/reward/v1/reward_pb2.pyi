@@ -104,10 +104,13 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The sample lacks something the reward needs."""
     ERROR_CODE_INVALID_IMAGE: _ErrorCode.ValueType  # 2
     """The bytes are not an image of the declared format and shape: truncated, corrupt, another
-    format, of size zero, shorter or longer than the shape says.
+    format, of size zero, shorter or longer than the shape says. Whatever a format can prove is
+    held against it: checksums, the end marker, data that ends early or late.
     """
     ERROR_CODE_IMAGE_TOO_LARGE: _ErrorCode.ValueType  # 3
-    """Larger than Limits.max_image_side or Limits.max_image_pixels."""
+    """Larger than Limits.max_image_side or Limits.max_image_pixels, or a file in more pieces, or of
+    more work to decode, than the server takes: the message says which.
+    """
     ERROR_CODE_UNSUPPORTED_IMAGE: _ErrorCode.ValueType  # 4
     """A valid image that cannot be scored without altering its pixels."""
     ERROR_CODE_PROMPT_TOO_LONG: _ErrorCode.ValueType  # 5
@@ -126,10 +129,13 @@ ERROR_CODE_MISSING_INPUT: ErrorCode.ValueType  # 1
 """The sample lacks something the reward needs."""
 ERROR_CODE_INVALID_IMAGE: ErrorCode.ValueType  # 2
 """The bytes are not an image of the declared format and shape: truncated, corrupt, another
-format, of size zero, shorter or longer than the shape says.
+format, of size zero, shorter or longer than the shape says. Whatever a format can prove is
+held against it: checksums, the end marker, data that ends early or late.
 """
 ERROR_CODE_IMAGE_TOO_LARGE: ErrorCode.ValueType  # 3
-"""Larger than Limits.max_image_side or Limits.max_image_pixels."""
+"""Larger than Limits.max_image_side or Limits.max_image_pixels, or a file in more pieces, or of
+more work to decode, than the server takes: the message says which.
+"""
 ERROR_CODE_UNSUPPORTED_IMAGE: ErrorCode.ValueType  # 4
 """A valid image that cannot be scored without altering its pixels."""
 ERROR_CODE_PROMPT_TOO_LONG: ErrorCode.ValueType  # 5
