@@ -21,7 +21,7 @@ from salon.connection import connect, connect_now
 from salon.ctrl_c import never_lose_ctrl_c
 from salon.errors import SalonError
 from salon.jobs import Job, JobState, JobStore
-from salon.local_services import DEFAULT_REWARDS
+from salon.local_services import DEFAULT_REWARDS, refuse_misspelt
 from salon.score_command import score
 from salon.settings import Settings, load_settings
 from salon.tokens import add_token
@@ -112,7 +112,7 @@ def submit(
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
     """Start the stack, run one job to its end, stop the stack; Ctrl-C cancels the job."""
     settings = load_settings()
-    _, resolved = _check(settings, spec, overrides or [])
+    _, resolved = _check(settings, spec, overrides or [], here=True)
     # A closed terminal and a polite kill end this command as Ctrl-C does: with the stack stopped.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -189,13 +189,15 @@ def _store(settings: Settings) -> JobStore:
     return JobStore(connect_now(settings.redis_url))
 
 
-def _check(settings: Settings, path: Path, overrides: list[str]) -> tuple[str, dict[str, Any]]:
+def _check(
+    settings: Settings, path: Path, overrides: list[str], *, here: bool = False
+) -> tuple[str, dict[str, Any]]:
     # The one thing above the ground floor this command knows, and only to check a spec early.
     from trainer.spec import check_inputs  # noqa: PLC0415
     from trainer.spec_file import load_spec  # noqa: PLC0415
 
     spec = load_spec(path, overrides)
-    check_inputs(spec, settings)
+    check_inputs(spec, settings, here=here)
     return spec.name, spec.model_dump(mode="json")
 
 
@@ -203,6 +205,7 @@ def _submit(settings: Settings, path: Path, overrides: list[str]) -> str:
     name, resolved = _check(settings, path, overrides)
     store, celery = _store(settings), create_app(settings)
     served = served_rewards(celery)
+    refuse_misspelt(_rewards_of(resolved), settings.reward_targets.keys() | served)
     for reward in sorted(set(_rewards_of(resolved)) - served):
         known = ", ".join(sorted(served)) or "none"
         console.print(

@@ -4,7 +4,9 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from salon.errors import InvalidRequest
@@ -66,9 +68,8 @@ def _call(source: str, folders: Sequence[Path]) -> list[str]:
 
 def _find(source: str, folders: Sequence[Path]) -> Callable[[], object]:
     module, _, name = source.partition(":")
-    path = list(sys.path)
-    # At the end: a file of the user's must not take the place of a module that others import.
-    sys.path += [str(folder.absolute()) for folder in folders]
+    finder = _Folders(folders)
+    sys.meta_path.append(finder)
     try:
         found = importlib.import_module(module)
     except Exception as error:
@@ -77,7 +78,7 @@ def _find(source: str, folders: Sequence[Path]) -> Callable[[], object]:
             f"{looked_for('', folders)}: {type(error).__name__}: {error}"
         ) from error
     finally:
-        sys.path[:] = path
+        sys.meta_path.remove(finder)
     function = getattr(found, name, None)
     if not callable(function):
         raise InvalidRequest(
@@ -85,3 +86,16 @@ def _find(source: str, folders: Sequence[Path]) -> Callable[[], object]:
             f"{getattr(found, '__file__', None) or 'a part of Python'}"
         )
     return cast("Callable[[], object]", function)
+
+
+class _Folders:
+    """The last of `sys.meta_path`: a file of the user's takes no library's or Salon's place."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [str(folder.absolute()) for folder in folders]
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        # What is inside a package is found by the package.
+        return PathFinder.find_spec(name, self._folders, target) if path is None else None
