@@ -36,6 +36,10 @@ def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
             its weights are not safetensors, a file is missing or broken, a part's weights are not
             those of its configuration, or it cannot be drawn with; see `trainer.pipeline_folder`.
     """
+    # What they report would tear the log, and what is wrong is an error here.
+    for library in _LIBRARIES.values():
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
     folder = _folder(model)
     folder.check()
     try:

@@ -45,7 +45,10 @@ class JobSpec(Section):
     prompts: Prompts = Field(
         description="A list, or in one string a prompt set, a text file or module:function."
     )
-    rewards: list[RewardSpec] = Field(min_length=1, description="Their weighted sum is maximised.")
+    rewards: list[RewardSpec] = Field(
+        min_length=1,
+        description="Their weighted sum is maximised. Each is a section, or its name alone.",
+    )
     eval_rewards: list[str] = Field(
         [], description="Rewards to report before and after; training never asks for them."
     )
