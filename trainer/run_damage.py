@@ -9,7 +9,7 @@ from salon.errors import SalonError
 from trainer.evaluation import Evaluation
 from trainer.evaluations import Best
 
-PROBE_BYTES = 1024 * 1024
+PROBE_BYTES = 64 * 1024
 
 
 class RunFolderUnusable(SalonError):
