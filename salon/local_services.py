@@ -1,6 +1,8 @@
 """The reward services of the local stack: modules, their rewards, and tiny models for them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,11 +105,53 @@ def local_services(settings: Settings, rewards: Iterable[str]) -> list[LocalServ
         wanted = (wanted - {ALL}) | known
     wanted -= settings.reward_targets.keys()
     if unknown := sorted(wanted - known):
+        meant = [near for name in unknown if (near := misspelt(name, known))]
         raise UnknownReward(
-            f"the local stack has no reward {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"the local stack has no reward {', '.join(unknown)}; "
+            f"{'did you mean ' + ', '.join(meant) + '? ' if meant else ''}"
+            f"it has {', '.join(sorted(known))}"
             "; for one of your own, serve it and name its address in SALON_REWARD_TARGETS"
         )
     return [service for service in LOCAL_SERVICES if wanted.intersection(service.rewards)]
+
+
+def refuse_misspelt(rewards: Iterable[str], served: Collection[str]) -> None:
+    """Refuse names that nobody serves and that are nearly those of rewards there are.
+
+    A job waits for a reward that is not served yet; for one of these it would wait in vain.
+
+    Args:
+        rewards: that a job names.
+        served: what scoring workers say that they serve.
+
+    Raises:
+        UnknownReward: one line: the name, and what was meant.
+    """
+    known = {reward for service in LOCAL_SERVICES for reward in service.rewards} | set(served)
+    for name in rewards:
+        if name not in known and (near := misspelt(name, known)):
+            raise UnknownReward(
+                f"no worker scores {name}: did you mean {near}? If it is one of your own, start "
+                "its scoring worker first"
+            )
+
+
+def misspelt(name: str, known: Iterable[str]) -> str:
+    """The one of `known` that `name` is a letter or two from; empty if there is none.
+
+    Another number is another version, not a slip.
+    """
+    others = {_plain(reward): reward for reward in known if _digits(reward) == _digits(name)}
+    near = difflib.get_close_matches(_plain(name), others, n=1, cutoff=0.85)
+    return others[near[0]] if near else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _digits(name: str) -> str:
+    return re.sub(r"[^0-9]", "", name)
 
 
 def needs_of(settings: Settings, reward: str) -> Needs | None:

@@ -77,5 +77,5 @@ def _open(path: str, flags: int) -> int:
 
 
 def _names(text: str) -> set[str]:
-    lines = (line.split() for line in text.splitlines())
+    lines = (line.split() for line in text.split("\n"))
     return {words[-1] for words in lines if words and words[0].startswith(HASH_PREFIX)}

@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8") as file:
             status = os.fstat(file.fileno())
-            lines = file.read().splitlines()
+            lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise InvalidRequest(f"tokens file {path} cannot be read: {reason}") from None

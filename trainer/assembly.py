@@ -24,6 +24,7 @@ from trainer.loop import Loop
 from trainer.queue_scorer import QueueScorer
 from trainer.ranks import Ranks
 from trainer.reference import read_reference
+from trainer.run_damage import check_run_folder
 from trainer.run_folder import RunFolder
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
@@ -75,8 +76,10 @@ def _train(
     interrupt: Interrupt,
 ) -> None:
     checkpoints = Checkpoints(folder, lease.token, spec.keep_checkpoints)
-    if ranks.first and checkpoints.none():  # later, a failing tracker ends no training
-        check_credentials(spec)
+    if ranks.first:
+        check_run_folder(folder.path)
+        if checkpoints.none():  # later, a failing tracker ends no training
+            check_credentials(spec.trackers, spec.push_to_hub)
     log.info("loading", model=spec.model, ranks=ranks.count)
     if ranks.first:
         lease.emit("stage", {"text": f"loading {spec.model}"})

@@ -4,35 +4,39 @@ Trainers ask before they load a model, and `salon run` before it starts a stack.
 """
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from salon.errors import InvalidRequest
-from trainer.spec import JobSpec
 
 _WANDB_OFFLINE = ("offline", "disabled", "dryrun")
 
 
-def check_credentials(spec: JobSpec) -> None:
+def check_credentials(trackers: Sequence[str], push_to_hub: str | None) -> None:
     """See that whatever the job names can log in, as far as that is known here.
+
+    Args:
+        trackers: of the spec.
+        push_to_hub: of the spec.
 
     Raises:
         InvalidRequest: a tracker's package is not installed, or there is no key for it; or there is
             no token for `push_to_hub`.
     """
-    for name in spec.trackers:
+    for name in trackers:
         if find_spec(name) is None:
             raise InvalidRequest(
                 f"trackers: {name} is not installed where the trainer runs: pip install {name}, or "
                 "take it out of the spec"
             )
-    if "wandb" in spec.trackers and not _wandb_can_log_in():
+    if "wandb" in trackers and not _wandb_can_log_in():
         raise InvalidRequest(
             "trackers: wandb has no key: set WANDB_API_KEY where the trainer runs, or "
             "WANDB_MODE=offline to keep the run in its folder, or call `wandb login` there"
         )
-    if spec.push_to_hub is not None and not _has_hub_token():
+    if push_to_hub is not None and not _has_hub_token():
         raise InvalidRequest(
-            f"push_to_hub: {spec.push_to_hub}: there is no token of the hub: set HF_TOKEN where "
+            f"push_to_hub: {push_to_hub}: there is no token of the hub: set HF_TOKEN where "
             "the trainer runs, or call `hf auth login` there"
         )
 

@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 
 from salon.checkpoint_keys import fault, further_layers
 from salon.errors import InvalidRequest
-from trainer.hub import unreachable
+from trainer.hub import reason_of
 
 
 class ImageEmbedder:
@@ -51,10 +51,10 @@ class ImageEmbedder:
             if reason := fault(found["missing_keys"], further, found["mismatched_keys"]):
                 raise ValueError(f"it {reason}")
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            reason = unreachable(error) or str(error).strip().splitlines()[0]
             raise InvalidRequest(
-                f"evaluation.diversity_model {model!r} cannot be loaded as a CLIPModel: {reason}; "
-                "give a folder or a hub id with weights in safetensors, or null"
+                f"evaluation.diversity_model {model!r} cannot be loaded as a CLIPModel: "
+                f"{reason_of(error)}; give a folder or a hub id with weights in safetensors, or "
+                "null"
             ) from error
         return cls(clip.to(device), processor, batch_size)
 

@@ -4,25 +4,43 @@ import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+_OWN = (LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError)
 
 
-def unreachable(error: BaseException) -> str:
-    """Where a model is missing because the hub was not asked, the words for it; else empty.
+def reason_of(error: BaseException) -> str:
+    """Why a model could not be fetched or loaded, in one line.
 
     Args:
-        error: that loading it raised.
+        error: that loading it raised; libraries wrap the hub's own in others, and say of a hub that
+            was not asked that the file does not exist.
     """
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        seen = seen.__cause__ or seen.__context__
-    if seen is None:
-        return ""
-    offline = constants.HF_HUB_OFFLINE
-    return (
-        f"it is no folder here and not in the hub's cache ({constants.HF_HUB_CACHE}), and "
-        f"{'HF_HUB_OFFLINE is set' if offline else constants.ENDPOINT + ' cannot be reached'}"
-    )
+    own: BaseException | None = error
+    while own is not None and not isinstance(own, _OWN):
+        own = own.__cause__ or own.__context__
+    if isinstance(own, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        offline = constants.HF_HUB_OFFLINE
+        return (
+            f"it is no folder here and not in the hub's cache ({constants.HF_HUB_CACHE}), and "
+            f"{'HF_HUB_OFFLINE is set' if offline else constants.ENDPOINT + ' cannot be reached'}"
+        )
+    if isinstance(own, GatedRepoError):
+        return (
+            f"{constants.ENDPOINT} gives it to those alone who accepted its terms: accept them on "
+            "its page, and set HF_TOKEN where the trainer runs"
+        )
+    if isinstance(own, RepositoryNotFoundError):
+        return (
+            f"it is no folder here, and {constants.ENDPOINT} has no such model, or only for others:"
+            " look at its name, or set HF_TOKEN where the trainer runs"
+        )
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def push(folder: Path, repository: str) -> str:

@@ -10,6 +10,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from salon.errors import InvalidRequest
+from trainer.denoising.config import unknown_targets
 from trainer.seeds import derive_seed
 
 ADAPTER = "default"
@@ -34,13 +35,9 @@ def add_lora(
         InvalidRequest: no layer of the UNet is called as one of `target_modules` says, or it is of
             a kind that takes no adapter.
     """
-    layers = [f".{name}" for name, _ in unet.named_modules()]
-    unknown = [t for t in target_modules if not any(layer.endswith(f".{t}") for layer in layers)]
-    if unknown:  # peft is content with one that is there
-        raise InvalidRequest(
-            f"lora.target_modules {unknown}: no layer of the UNet has such a name; those of "
-            "attention are to_q, to_k, to_v and to_out.0"
-        )
+    # peft is content with one that is there.
+    if wrong := unknown_targets(target_modules, (name for name, _ in unet.named_modules())):
+        raise InvalidRequest(wrong)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -8,13 +8,14 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
 from salon.checkpoint_keys import Mismatch, fault, further_layers
 from salon.errors import InvalidRequest
-from trainer.hub import unreachable
-from trainer.pipeline_folder import PipelineFolder
+from trainer.hub import reason_of
+from trainer.pipeline_folder import WAY_OUT, PipelineFolder
 
 # The safety checker is left out: it blacks out images, which no reward should see. A watermark
 # changes them, too.
@@ -36,6 +37,10 @@ def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
             its weights are not safetensors, a file is missing or broken, a part's weights are not
             those of its configuration, or it cannot be drawn with; see `trainer.pipeline_folder`.
     """
+    # What they report would tear the log, and what is wrong is an error here.
+    for library in _LIBRARIES.values():
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
     folder = _folder(model)
     folder.check()
     try:
@@ -50,7 +55,7 @@ def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
             if tokenizer := getattr(pipeline, name, None):
                 _check_tokenizer(name, tokenizer, getattr(pipeline, _ENCODER_OF[name]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        raise folder.refusal(str(error).strip().splitlines()[0]) from error
+        raise folder.refusal(reason_of(error)) from error
     return pipeline
 
 
@@ -64,15 +69,23 @@ def _folder(model: str) -> PipelineFolder:
         return PipelineFolder(Path(model), model)
     try:
         index = hf_hub_download(model, "model_index.json")
-        kind = PipelineFolder(Path(index).parent, model).kind
-        download = getattr(diffusers, kind).download
-        return PipelineFolder(Path(download(model, use_safetensors=True, **_OPTIONS[kind])), model)
-    except (OSError, ValueError) as error:
-        reason = unreachable(error) or str(error).strip().splitlines()[0]
+    except RemoteEntryNotFoundError as error:
         raise InvalidRequest(
-            f"model {model!r} cannot be loaded: {reason}; give a folder that has a "
-            "model_index.json, or a hub id, with weights in safetensors"
+            f"model {model!r} of the hub has no model_index.json, so that it is no pipeline of "
+            f"diffusers; {WAY_OUT}"
         ) from error
+    except (OSError, ValueError) as error:
+        raise _unloadable(model, error) from error
+    kind = PipelineFolder(Path(index).parent, model).kind
+    try:
+        files = getattr(diffusers, kind).download(model, use_safetensors=True, **_OPTIONS[kind])
+    except (OSError, ValueError) as error:
+        raise _unloadable(model, error) from error
+    return PipelineFolder(Path(files), model)
+
+
+def _unloadable(model: str, error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"model {model!r} cannot be loaded: {reason_of(error)}; {WAY_OUT}")
 
 
 def _load_part(kind: Any, folder: PipelineFolder, part: str) -> nn.Module:

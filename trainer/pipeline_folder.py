@@ -13,7 +13,7 @@ from trainer.safetensors_header import read_header
 
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 XL = KINDS[1]
-WAY_OUT = "give a folder or a hub id of one, with weights in safetensors"
+WAY_OUT = "give a folder or a hub id of a diffusers pipeline, with weights in safetensors"
 
 _STEMS = {
     "text_encoder": "model",

@@ -8,10 +8,12 @@ from pydantic import BaseModel, Field, model_validator
 from salon.errors import InvalidRequest
 from salon.local_services import needs_of
 from salon.settings import Settings
+from trainer.credentials import check_credentials
 from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
 from trainer.sections import EvaluationSpec, Prompts, RewardSpec, Section
 from trainer.stopping import StopRule
+from trainer.submission import check_device, check_diversity_model, check_generator
 
 __all__ = ["EvaluationSpec", "JobSpec", "RewardSpec", "check_inputs"]
 
@@ -43,7 +45,10 @@ class JobSpec(Section):
     prompts: Prompts = Field(
         description="A list, or in one string a prompt set, a text file or module:function."
     )
-    rewards: list[RewardSpec] = Field(min_length=1, description="Their weighted sum is maximised.")
+    rewards: list[RewardSpec] = Field(
+        min_length=1,
+        description="Their weighted sum is maximised. Each is a section, or its name alone.",
+    )
     eval_rewards: list[str] = Field(
         [], description="Rewards to report before and after; training never asks for them."
     )
@@ -179,7 +184,27 @@ class JobSpec(Section):
         return self
 
 
-def check_inputs(spec: JobSpec, settings: Settings) -> None:
+def check_inputs(spec: JobSpec, settings: Settings, *, here: bool = False) -> None:
+    """Refuse what can be seen to fail where the job is submitted.
+
+    Args:
+        spec: the job.
+        settings: of the stack that it goes to.
+        here: its trainer runs with the environment of this process, and so with its keys.
+
+    Raises:
+        InvalidRequest: one line: the key, what is wrong with its value, and the way out.
+    """
+    _check_rewards(spec, settings)
+    check_generator(spec.model, spec.algorithm.lora, settings)
+    if spec.evaluation.diversity_model is not None:
+        check_diversity_model(spec.evaluation.diversity_model, settings)
+    check_device(spec.device, settings)
+    if here:
+        check_credentials(spec.trackers, spec.push_to_hub)
+
+
+def _check_rewards(spec: JobSpec, settings: Settings) -> None:
     """Refuse a reward that needs what the job does not send.
 
     A job sends images and prompts, and a reference where an entry of `rewards` names one. What

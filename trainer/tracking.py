@@ -188,7 +188,8 @@ def _read(folder: RunFolder) -> list[dict[str, Any]]:
     """All whole lines; a process killed in mid-line leaves a broken last one."""
     path = folder.path / "metrics.jsonl"
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.split("\n"):
         try:
             entries.append(json.loads(line))
         except ValueError:

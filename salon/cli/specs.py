@@ -47,8 +47,10 @@ def rewards_of(resolved: Mapping[str, Any]) -> list[str]:
     return [*trained, *resolved.get("eval_rewards", [])]
 
 
-def check(settings: Settings, path: Path, overrides: Sequence[str]) -> CheckedSpec:
-    """Read a spec and check all of it that can be checked before it runs.
+def check(
+    settings: Settings, path: Path, overrides: Sequence[str], *, here: bool = False
+) -> CheckedSpec:
+    """Read a spec and check all of it that can be checked before it runs, on this host or another.
 
     Raises:
         InvalidRequest: it cannot be run as it is.
@@ -58,7 +60,7 @@ def check(settings: Settings, path: Path, overrides: Sequence[str]) -> CheckedSp
     from trainer.spec_file import load_spec  # noqa: PLC0415
 
     spec = load_spec(path, list(overrides))
-    check_inputs(spec, settings)
+    check_inputs(spec, settings, here=here)
     changed = spec.model_dump(mode="json", exclude_defaults=True)
     return CheckedSpec(spec.name, spec.model_dump(mode="json"), changed)
 

@@ -33,6 +33,7 @@ from salon.cli.watch import watch
 from salon.connection import connect
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs import Job, JobState, JobStore
+from salon.local_services import refuse_misspelt
 from salon.settings import Settings, load_settings
 from salon.stand_ins import check_rewards
 
@@ -89,7 +90,7 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     Whatever ends this command early, the job is cancelled and the stack stopped.
     """
     settings = load_settings()
-    checked = check(settings, spec, overrides or [])
+    checked = check(settings, spec, overrides or [], here=True)
     # A closed terminal and a polite kill end this command as Ctrl-C does: with the stack stopped.
     # What was ignored from the start, as by nohup, stays ignored.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -159,6 +160,7 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
         targets = reward_targets(settings)
         check_rewards(checked.resolved["model"], checked.rewards, targets, settings.security)
     served = served_rewards(create_app(settings))
+    refuse_misspelt(checked.rewards, settings.reward_targets.keys() | served)
     for reward in sorted(set(checked.rewards) - served):
         known = ", ".join(sorted(served)) or "none"
         screen.print(

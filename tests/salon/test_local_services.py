@@ -9,6 +9,7 @@ from salon.local_services import (
     DEFAULT_REWARDS,
     LOCAL_SERVICES,
     local_services,
+    refuse_misspelt,
     reward_targets,
     service_targets,
 )
@@ -89,6 +90,32 @@ def test_a_reward_that_is_served_elsewhere_needs_no_service_here():
 def test_an_unknown_reward_is_named_with_those_that_are_known():
     with pytest.raises(UnknownReward, match=r"no reward beauty; it has aesthetic, .*vqa_satis"):
         local_services(Settings(), ["beauty", "l2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("jpeg_compresibility", "jpeg_compressibility"),
+        ("jpeg-incompressibility", "jpeg_incompressibility"),
+        ("Aesthetic", "aesthetic"),
+        ("clip_scores", "clip_score"),
+        ("brightnes", "brightness"),
+    ],
+)
+def test_a_name_one_letter_off_that_nobody_serves_is_refused(name, meant):
+    with pytest.raises(UnknownReward, match=f"no worker scores {name}: did you mean {meant}?"):
+        refuse_misspelt(["l2", name], {"brightness"})
+    refuse_misspelt([name], {"brightness", name})
+
+
+@pytest.mark.parametrize("name", ["beauty", "hpsv3", "aesthetic2", "l1"])
+def test_a_name_that_is_far_from_all_or_another_version_is_waited_for(name):
+    refuse_misspelt([name], set())
+
+
+def test_the_local_stack_says_what_was_meant():
+    with pytest.raises(UnknownReward, match=r"no reward clip_scor; did you mean clip_score\? it"):
+        local_services(Settings(), ["clip_scor"])
 
 
 def test_ports_are_consecutive():

@@ -9,8 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from trainer.hub import by_hand
+from salon.errors import InvalidRequest
+from trainer.hub import by_hand, reason_of
+from trainer.pipeline import load_pipeline
 
 PUSH = """
 import sys
@@ -22,6 +26,16 @@ print(push(Path(sys.argv[1]), "me/it"))
 
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub's HTTP interface as an upload of small files asks for."""
+
+    def do_HEAD(self):
+        owner = self.path.split("/")[1]
+        code, status = {"gated": ("GatedRepo", 403), "none": ("RepoNotFound", 404)}.get(
+            owner, ("EntryNotFound", 404)
+        )
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -109,3 +123,41 @@ def test_a_refused_upload_raises_and_leaves_the_model(hub, model, monkeypatch):
 def test_the_command_to_do_it_by_hand():
     assert by_hand(Path("/runs/a/model"), "me/it") == "hf upload me/it /runs/a/model"
     assert by_hand(Path("/my runs/model"), "me/it") == "hf upload me/it '/my runs/model'"
+
+
+@pytest.fixture
+def asked(hub, tmp_path, monkeypatch):
+    """Has this process load models from the hub of this machine, into an empty cache."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize(
+    ("owner", "words"),
+    [
+        ("gated", "those alone who accepted its terms: .*set HF_TOKEN where the trainer runs"),
+        ("none", "has no such model, or only for others"),
+        ("other", r"of the hub has no model_index\.json, so that it is no pipeline of diffusers"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_in_words(asked, owner, words):
+    with pytest.raises(InvalidRequest, match=f"model '{owner}/it' .*{words}"):
+        load_pipeline(f"{owner}/it")
+
+
+@pytest.mark.parametrize(
+    ("offline", "why"), [(True, "HF_HUB_OFFLINE is set"), (False, "/huggingface.co cannot be")]
+)
+def test_a_hub_that_was_not_asked_is_told_as_that(monkeypatch, offline, why):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    try:
+        try:
+            raise LocalEntryNotFoundError("cannot find the requested files")
+        except LocalEntryNotFoundError as error:
+            raise OSError("it does not appear to have a file named model_index.json") from error
+    except OSError as error:
+        told = reason_of(error)
+    assert f"not in the hub's cache ({constants.HF_HUB_CACHE}), and" in told
+    assert why in told and "model_index.json" not in told

@@ -1,5 +1,7 @@
 """Hyperparameters that all algorithms on a denoising UNet share; imports no torch."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +20,22 @@ class LoraConfig(BaseModel):
         ("to_q", "to_k", "to_v", "to_out.0"),
         min_length=1,
         description="Names (endings) of the linear layers that get an adapter: all of attention.",
+    )
+
+
+def unknown_targets(targets: Iterable[str], layers: Iterable[str]) -> str:
+    """What is wrong with `target_modules` for a UNet with these layers; empty if nothing is."""
+    names = [f".{layer}" for layer in layers]
+    unknown = [t for t in targets if not any(name.endswith(f".{t}") for name in names)]
+    if not unknown:
+        return ""
+    ends = {name.rpartition(".")[2] for name in names}
+    near = {t: difflib.get_close_matches(t, sorted(ends | {"to_out.0"}), n=1) for t in unknown}
+    meant = [f"{match[0]} for {t}" for t, match in near.items() if match]
+    return (
+        f"lora.target_modules {unknown}: no layer of the UNet has such a name; "
+        + (f"did you mean {', '.join(meant)}? " if meant else "")
+        + "those of attention are to_q, to_k, to_v and to_out.0"
     )
 
 

@@ -93,6 +93,10 @@ def test_a_spec_is_checked_before_anything_else(salon, spec):
     assert_one_line_error(unserved, "no reward beauty", "SALON_REWARD_TARGETS")
     unfit = salon("run", str(spec), "eval_rewards=[vqa_satisfaction]")
     assert_one_line_error(unfit, "vqa_satisfaction needs metadata", "take it out")
+    salon.environment |= {"HF_TOKEN": "", "HF_HOME": str(salon.folder)}
+    assert_one_line_error(salon("run", str(spec), "push_to_hub=me/it"), "HF_TOKEN")
+    nowhere = salon("submit", str(spec), "model=/nowhere")
+    assert_one_line_error(nowhere, "model: there is no folder /nowhere")
     assert salon.processes() == []
 
 
@@ -140,6 +144,8 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
     assert f"jpeg_incompressibility  127.0.0.1:{salon.reward_port}" in up.out
     assert_one_line_error(salon("up"), "runs already", "salon down")
 
+    misspelt = salon("submit", str(spec), "eval_rewards=[jpeg_incompresibility]")
+    assert_one_line_error(misspelt, "did you mean jpeg_incompressibility?")
     submitted = salon("submit", str(spec), "--watch")  # its model is nowhere
     assert submitted.returncode == 1
     assert "nowhere/at-all" in submitted.err
