@@ -62,6 +62,6 @@ def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) ->
         to_dict(message.details),
         response.reward,
         response.version,
-        response.unit if _UNIT.fullmatch(response.unit) else "",
-        response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
+        unit=response.unit if _UNIT.fullmatch(response.unit) else "",
+        lower_is_better=response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
     )

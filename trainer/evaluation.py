@@ -85,7 +85,7 @@ class Evaluation:
             labels["versions"],
             labels["measures"],
             # An attempt of an older release did not write them.
-            {reward: Scale(**scale) for reward, scale in labels.get("scales", {}).items()},
+            scales={r: Scale(**scale) for r, scale in labels.get("scales", {}).items()},
         )
 
 
@@ -132,7 +132,8 @@ def evaluate(
         for reward in scored[0].versions
     }
     scales = {reward: scale for batch in scored for reward, scale in batch.scales.items()}
-    return Evaluation(prompts, seeds, np.concatenate(images), scores, versions, measures, scales)
+    pictures = np.concatenate(images)
+    return Evaluation(prompts, seeds, pictures, scores, versions, measures, scales=scales)
 
 
 def effects(spec: JobSpec, before: Evaluation, after: Evaluation) -> dict[str, Any]:

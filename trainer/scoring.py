@@ -113,5 +113,5 @@ class BatchAssembly:
         valid = np.isfinite(np.array(list(self._scores.values()))).all(axis=0)
         versions = {name: tuple(sorted(met)) for name, met in self._versions.items()}
         self._future.set_result(
-            ScoredBatch(self._scores, valid, tuple(self._errors), versions, self._scales)
+            ScoredBatch(self._scores, valid, tuple(self._errors), versions, scales=self._scales)
         )
