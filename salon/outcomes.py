@@ -1,6 +1,7 @@
 """What a reward service said about each sample: a score or an error."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from salon.errors import SampleError
 from salon.reward.v1 import reward_pb2
 from salon.structs import to_dict
+
+_UNIT = re.compile(r"[\w%°²³µ/·^. -]{1,16}")
+"""What may stand beside a number in a terminal, a page or a table: no markup, no control codes."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def _outcome(response: reward_pb2.ScoreResponse, message: reward_pb2.Outcome) ->
         to_dict(message.details),
         response.reward,
         response.version,
-        response.stand_in,
-        response.unit,
-        response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
+        stand_in=response.stand_in,
+        unit=response.unit if _UNIT.fullmatch(response.unit) else "",
+        lower_is_better=response.direction == reward_pb2.DIRECTION_LOWER_IS_BETTER,
     )

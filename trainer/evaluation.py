@@ -88,7 +88,7 @@ class Evaluation:
             labels["measures"],
             labels.get("stand_ins", []),
             # An attempt of an older release did not write them.
-            {reward: Scale(**scale) for reward, scale in labels.get("scales", {}).items()},
+            scales={r: Scale(**scale) for r, scale in labels.get("scales", {}).items()},
         )
 
 

@@ -49,8 +49,8 @@ class StopRule(BaseModel):
             limit = f"fell more than {plain(self.drop)} below its highest"
         elif self.below is not None:
             limit = f"was below {plain(self.below)}"
-        else:
-            limit = f"was above {plain(self.above or 0.0)}"
+        elif self.above is not None:
+            limit = f"was above {plain(self.above)}"
         times = "" if self.patience == 1 else f" in {self.patience} evaluations in a row"
         return f"{self.metric} {limit}{times}"
 

@@ -40,3 +40,28 @@ def test_an_error_code_of_a_newer_service_is_kept() -> None:
     [outcome] = outcomes(response)
     assert outcome.error is not None
     assert outcome.error.code_name == "99"
+
+
+@pytest.mark.parametrize(
+    ("unit", "kept"),
+    [
+        ("kB", "kB"),
+        ("m²/s", "m²/s"),
+        ("%", "%"),
+        ("", ""),
+        ("\x1b[2J", ""),
+        ("<b>", ""),
+        ("x" * 17, ""),
+    ],
+)
+def test_a_unit_is_one_that_can_stand_beside_a_number(unit, kept):
+    response = pb.ScoreResponse(outcomes=[pb.Outcome(score=1)], unit=unit)
+    assert outcomes(response)[0].unit == kept
+    assert not outcomes(response)[0].lower_is_better
+
+
+def test_which_way_is_better_is_told():
+    response = pb.ScoreResponse(
+        outcomes=[pb.Outcome(score=1)], direction=pb.DIRECTION_LOWER_IS_BETTER
+    )
+    assert outcomes(response)[0].lower_is_better

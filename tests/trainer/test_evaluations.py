@@ -149,7 +149,7 @@ def test_an_attempt_that_dies_while_it_keeps_the_best_model_has_it_kept_by_the_n
 def test_the_best_model_has_a_card_of_what_it_was_then(folder):
     run(*attempt(folder, make_spec()), [(0, 10), (2, 20), (4, 15)])
     card = ModelCard.load(folder.path / "best" / "README.md").text
-    assert "a higher `eval/brightness/mean`: 20.0." in card
+    assert "a higher `eval/brightness/mean`: 20." in card
     assert "| `brightness` | 10 ± 0 | 20 ± 0 |" in card
     assert (folder.path / "best" / "before_after.png").exists()
 

@@ -80,3 +80,7 @@ def test_of_several_rules_the_earliest_stop_counts_and_then_the_first_named():
 def test_a_rule_has_exactly_one_limit(limits, words):
     with pytest.raises(ValidationError, match=words):
         StopRule(metric="kl", **limits)
+
+
+def test_a_limit_below_zero_has_the_minus_of_all_other_numbers():
+    assert str(StopRule(metric="eval/jpeg/mean", below=-5)) == "eval/jpeg/mean was below −5"

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.rwr.weights import (
@@ -35,6 +35,7 @@ def test_the_inverse_temperature_multiplies_the_rewards():
     np.testing.assert_allclose(softmax_weights(rewards, 1000.0), [0, 0, 3])
 
 
+@settings(deadline=None)
 @given(REWARDS, st.floats(0, 10))
 def test_softmax_against_its_definition(values, beta):
     rewards = np.array(values)
@@ -69,6 +70,7 @@ def test_ties_with_the_threshold_are_kept():
     np.testing.assert_array_equal(sparse_weights(np.full(6, 2.5), 0.9), np.ones(6))
 
 
+@settings(deadline=None)
 @given(REWARDS, st.floats(0, 0.99))
 def test_sparse_keeps_the_best_and_whoever_equals_whom_it_keeps(values, percentile):
     weights = sparse_weights(np.array(values), percentile)
