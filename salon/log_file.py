@@ -105,7 +105,7 @@ def _as_json(line: str, service: str) -> str:
     try:
         if isinstance(json.loads(line), dict):
             return line
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     found = _REDIS.fullmatch(line) or _GRPC.fullmatch(line)
     level, event = (_LEVELS[found[1]], found[2]) if found else ("info", line)

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -31,7 +30,6 @@ from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
-from salon.private import follow, make_private
 from salon.settings import Settings, load_settings
 from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.interrupt import Cause, Interrupt, Interrupted
@@ -158,16 +156,6 @@ def _close(lease: Lease, state: JobState, reason: str) -> None:
         lease.finish(state, reason)
 
 
-def _open_as_its_folder(runs: Path, job: str) -> None:
-    """Let others read of this run what they may read of its folder, or else of that of all runs.
-
-    Nothing, where that is made here.
-    """
-    make_private(runs)
-    run = runs / job
-    follow(run if run.exists() else runs)
-
-
 def _attempt(
     job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank: int
 ) -> tuple[JobState, str]:
@@ -184,7 +172,6 @@ def _attempt(
     from trainer.ranks import PASSING  # noqa: PLC0415
 
     try:
-        _open_as_its_folder(settings.runs_dir, job.id)
         train(job, lease, settings, interrupt, rank)
     except Interrupted as interrupted:
         log.info("stopped", cause=interrupted.cause.value)

@@ -1,6 +1,7 @@
 """Puts one job together: spec, model, algorithm, scorer, folder; then runs the loop."""
 
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from pathlib import Path
 
 import structlog
 import torch
@@ -10,6 +11,7 @@ from salon.connection import connect
 from salon.errors import InvalidRequest, naming
 from salon.jobs import Job
 from salon.lease import Lease
+from salon.private import follow, make_private
 from salon.settings import Settings
 from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
@@ -54,6 +56,7 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
         SalonError, OSError: the job cannot go on; the message says why.
     """
     spec = JobSpec.model_validate(job.spec)
+    _open_as_its_folder(settings.runs_dir, job.id)
     folder = RunFolder(settings.runs_dir / job.id, fence=lease.renew)
     held: AbstractContextManager[None] = nullcontext()
     if rank == 0:
@@ -64,6 +67,16 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
         ranks = Ranks.launched(_device(spec.device), settings.rank_wait_seconds)
         _train(job.id, spec, folder, ranks, lease, settings, interrupt)
         ranks.close()
+
+
+def _open_as_its_folder(runs: Path, job: str) -> None:
+    """Let others read of this run what they may read of its folder, or else of that of all runs.
+
+    Nothing, where that is made here.
+    """
+    make_private(runs)
+    run = runs / job
+    follow(run if run.exists() else runs)
 
 
 def _train(

@@ -47,6 +47,7 @@ def test_a_line_that_is_json_is_left_as_it_is(write, tmp_path):
         (REDIS, "warning", "WARNING Memory overcommit must be enabled!"),
         (TORCH, "info", TORCH),
         ("[1, 2]", "info", "[1, 2]"),
+        ("[" * 20_000, "info", "[" * 20_000),
         ('{"broken": ', "info", '{"broken":'),
     ],
 )
