@@ -114,7 +114,7 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         try:
             process = psutil.Process(supervisor)
             process.terminate()
-            process.wait(settle_seconds(settings) + 2 * settings.grace_seconds + 30)
+            process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
         except psutil.NoSuchProcess:
             log.debug("supervisor is gone already", pid=supervisor)
         except psutil.TimeoutExpired:
@@ -248,15 +248,15 @@ def main() -> None:
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
     finally:
-        settle_bound_jobs(settings, settle_seconds(settings))
+        settle_bound_jobs(settings, settings.lease_seconds + settings.grace_seconds)
+        for child in reversed(supervisor.children):
+            if child.program.name != "redis":
+                child.stop()
+        # Of a trainer that had to be killed the job is free now, or when its lease has expired.
+        settle_bound_jobs(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
             _remove(own_shared_dir)
-
-
-def settle_seconds(settings: Settings) -> float:
-    """How long a job may take to notice that it is cancelled, and to stop."""
-    return settings.lease_seconds + settings.grace_seconds
 
 
 def _make_shared_dir(settings: Settings) -> Path | None:

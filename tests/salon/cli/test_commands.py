@@ -196,7 +196,7 @@ def lasting(spec):
 
 def left_by(salon):
     """The jobs in the data of a stack that is down: what the next one would find."""
-    wait_until(lambda: salon.processes() == [], "every process is gone", 60)
+    wait_until(lambda: salon.processes() == [], "every process is gone", 120)
     server = RedisServer(salon.folder / ".salon" / "redis")
     try:
         return JobStore(redis.Redis.from_url(server.url)).newest()
