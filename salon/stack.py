@@ -4,6 +4,7 @@
 background.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -79,13 +80,14 @@ def up(
     _check_ports(settings, services)
     folder = settings.state_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "stack.log").open("ab") as output:
+    with _only_one(settings) as lock, (folder / "stack.log").open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "salon.stack", str(owner), *rewards],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[lock.fileno()],
         )
     try:
         _wait_ready(settings, services, process)
@@ -93,6 +95,23 @@ def up(
         down(settings, process.pid)
         raise
     return running(settings) or {}
+
+
+def _only_one(settings: Settings) -> IO[bytes]:
+    """A file that is locked while it is open here or in the supervisor, which inherits it.
+
+    Raises:
+        SalonError: another stack starts in this moment, or runs.
+    """
+    lock = (settings.state_dir / "stack.lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise SalonError(
+            "a stack runs already, or it starts or stops: stop it with `salon down`"
+        ) from None
+    return lock
 
 
 def _require_extras(services: Sequence[LocalService]) -> None:

@@ -160,6 +160,16 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
     assert job in salon("jobs").out
 
 
+def test_of_two_stacks_that_start_at_once_one_does(salon):
+    both = [salon.start("up"), salon.start("up")]
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in both]
+    assert sorted(code for _, _, code in ended) == [0, 1]
+    [refused] = [err for _, err, code in ended if code == 1]
+    assert "a stack runs already" in refused or "is in use" in refused
+    assert salon("down").out.strip() == "stopped"
+    wait_until(lambda: salon.processes() == [], "every process is gone", 30)
+
+
 def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
     assert salon("up").returncode == 0
     shared = Path(
