@@ -30,8 +30,8 @@ def bound_key(settings: Settings) -> str:
 def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
     """Cancel what is not over yet, and wait so long for it to be.
 
-    A job that runs stops at its next step. One whose trainer does not stop in time keeps the wish,
-    and is cancelled instead of started when its turn comes again. Without Redis that is logged.
+    A job that runs stops at its next step. One whose trainer does not stop in time stays in the set
+    and keeps the wish: it is cancelled instead of started again. Without Redis that is logged.
     """
     key = bound_key(settings)
     client = connect_once(settings.redis_url, TIMEOUT_SECONDS)
@@ -41,9 +41,14 @@ def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
         for raw in client.smembers(key):
             job = raw.decode(errors="replace")
             try:
-                log.info("settled", job=job, state=_settle(store, job, deadline))
+                state = _settle(store, job, deadline)
             except JobNotFound as error:
                 log.warning("cannot settle a job", reason=str(error))
+                state = "unknown"
+            if state == "requested":
+                log.warning("a job does not stop", job=job)
+                continue  # and is settled next time
+            log.info("settled", job=job, state=state)
             client.srem(key, raw)
     except redis.RedisError as error:
         log.error("cannot settle the jobs of this stack", reason=str(error))

@@ -4,6 +4,7 @@
 in the background.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 import psutil
@@ -86,29 +87,47 @@ def up(
     services = local_services(settings, rewards)
     _require_extras(services)
     programs(settings, services)
-    whose = _whose_redis(settings)
-    _check_ports(settings, services, whose)
     make_private(settings.state_dir)
-    if whose == EMBEDDED:
-        own = with_new_password(settings.state_dir, settings.redis_url)
-        settings = settings.model_copy(update={"redis_url": own})
-        redis_program(settings.state_dir, settings.redis_url)
-    make_private(settings.state_dir / "logs")
-    log_file = append_privately(settings.state_dir / "logs" / "stack.log")
-    with os.fdopen(log_file, "ab") as output:
-        process = subprocess.Popen(
-            python("salon.stack", whose, str(owner), *rewards),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with _only_one(settings) as lock:
+        whose = _whose_redis(settings)
+        _check_ports(settings, services, whose)
+        if whose == EMBEDDED:
+            own = with_new_password(settings.state_dir, settings.redis_url)
+            settings = settings.model_copy(update={"redis_url": own})
+            redis_program(settings.state_dir, settings.redis_url)
+        make_private(settings.state_dir / "logs")
+        with os.fdopen(append_privately(settings.state_dir / "logs" / "stack.log"), "ab") as output:
+            process = subprocess.Popen(
+                python("salon.stack", whose, str(owner), *rewards),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
+            )
     try:
         _wait_ready(settings, services, process)
     except BaseException:
         down(settings, process.pid)
         raise
     return running(settings) or {}
+
+
+def _only_one(settings: Settings) -> IO[bytes]:
+    """A file that is locked while it is open here or in the supervisor, which inherits it.
+
+    Raises:
+        SalonError: another stack starts in this moment, or runs.
+    """
+    lock = os.fdopen(append_privately(settings.state_dir / "stack.lock"), "ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise SalonError(
+            "a stack runs already, or it starts or stops: stop it with `salon down`"
+        ) from None
+    return lock
 
 
 def _require_extras(services: Sequence[LocalService]) -> None:
@@ -130,7 +149,7 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         try:
             process = psutil.Process(supervisor)
             process.terminate()
-            process.wait(settle_seconds(settings) + 2 * settings.grace_seconds + 30)
+            process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
         except psutil.NoSuchProcess:
             log.debug("supervisor is gone already", pid=supervisor)
         except psutil.TimeoutExpired:
@@ -298,15 +317,15 @@ def _supervise(
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
     finally:
-        settle_bound_jobs(settings, settle_seconds(settings))
+        settle_bound_jobs(settings, settings.lease_seconds + settings.grace_seconds)
+        for child in reversed(supervisor.children):
+            if child.program.name != "redis":
+                child.stop()
+        # Of a trainer that had to be killed the job is free now, or when its lease has expired.
+        settle_bound_jobs(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
             _remove(own_shared_dir)
-
-
-def settle_seconds(settings: Settings) -> float:
-    """How long a job may take to notice that it is cancelled, and to stop."""
-    return settings.lease_seconds + settings.grace_seconds
 
 
 def _make_shared_dir(settings: Settings) -> Path | None:

@@ -54,6 +54,16 @@ def test_a_job_whose_trainer_does_not_stop_in_time_is_not_run_again(store, setti
         lease.renew()
 
 
+def test_a_job_whose_trainer_is_killed_is_settled_when_its_lease_has_expired(
+    store, settings, redis_client
+):
+    job = store.submit("mine", {}, bound_key(settings)).id
+    acquire(redis_client, job, "host:1", "", 0.5, 3)
+    settle_bound_jobs(settings, wait_seconds=30)
+    assert store.get(job).state is JobState.CANCELLED
+    assert redis_client.exists(bound_key(settings)) == 0
+
+
 def test_what_is_over_stays_as_it_ended(store, settings, redis_client):
     job = store.submit("mine", {}, bound_key(settings)).id
     acquire(redis_client, job, "host:1", "", 30, 3).finish(JobState.SUCCEEDED)

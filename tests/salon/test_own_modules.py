@@ -52,7 +52,11 @@ def run(command, folder, **environment):
     "command",
     [
         *(["services", "mine:None"], ["services", "package.mine:None"]),
-        *(["trainer", "--help"], ["workers", "--help"], ["salon.stack", "foreign", "no-reward"]),
+        *(
+            ["trainer", "--help"],
+            ["workers", "--help"],
+            ["salon.stack", "foreign", "0", "no-reward"],
+        ),
     ],
     ids=" ".join,
 )

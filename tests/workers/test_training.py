@@ -44,7 +44,7 @@ def program(tmp_path, monkeypatch):
         path = tmp_path / "python"
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o700)
-        monkeypatch.setattr(attempt.sys, "executable", str(path))
+        monkeypatch.setattr(sys, "executable", str(path))
         return path
 
     return use
@@ -54,7 +54,7 @@ def test_a_trainer_that_cannot_be_started_leaves_its_reason_with_the_job(
     store, worker, monkeypatch
 ):
     job = store.submit("tiny", {}).id
-    monkeypatch.setattr(attempt.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
     training.launch(job)
     record = store.get(job)
     assert (record.state, record.attempts) == (JobState.QUEUED, 1)

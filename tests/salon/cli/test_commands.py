@@ -237,6 +237,16 @@ def test_a_redis_at_the_default_address_that_nobody_named_is_not_used(own_redis)
         stack.up(unnamed)
 
 
+def test_of_two_stacks_that_start_at_once_one_does(salon):
+    both = [salon.start("up"), salon.start("up")]
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in both]
+    assert sorted(code for _, _, code in ended) == [0, 1]
+    [refused] = [err for _, err, code in ended if code == 1]
+    assert "a stack runs already" in refused or "is in use" in refused
+    assert salon("down").out.strip() == "stopped"
+    wait_until(lambda: salon.processes() == [], "every process is gone", 30)
+
+
 def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
     assert salon("up").returncode == 0
     shared = Path(
@@ -273,7 +283,7 @@ def lasting(spec):
 
 def left_by(salon):
     """The jobs in the data of a stack that is down: what the next one would find."""
-    wait_until(lambda: salon.processes() == [], "every process is gone", 60)
+    wait_until(lambda: salon.processes() == [], "every process is gone", 120)
     server = RedisServer(salon.folder / ".salon" / "redis")
     try:
         return JobStore(redis.Redis.from_url(server.url)).newest()

@@ -1,13 +1,14 @@
+import io
 import re
 
 import pytest
+from rich.console import Console
 
 from salon.cli.records import find, record_as_json, result_table, whole_as_json
 from salon.cli.terminal import print_table
 from salon.errors import InvalidRequest
 from salon.jobs import JobNotFound, JobState, JobStore
 from salon.lease import acquire
-from tests.salon.cli.test_terminal import Console, io
 
 RESULT = {
     "rewards": {

@@ -139,5 +139,5 @@ def test_a_single_sample_has_a_score_without_a_spread():
     event.data["rewards/brightness/std"] = None
     screen = Screen("tiny-1")
     screen.feed(event)
-    assert "brightness −2.00  " in screen.line(event)
-    assert "−2.00" in render(screen)
+    assert "brightness −2.0  " in screen.line(event)
+    assert "−2.0" in render(screen)
