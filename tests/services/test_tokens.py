@@ -245,3 +245,11 @@ def test_a_file_of_another_user_is_refused(file, token, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: other)
     with pytest.raises(InvalidRequest, match=f"belongs to user {file.stat().st_uid}.*chown it"):
         Tokens(file)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\v", "\f", "\x1c"])
+def test_what_a_comment_holds_is_no_token(file, token, separator):
+    value, line = new_token("stranger")
+    file.write_text(file.read_text() + f"# taken out:{separator}{line}\n", encoding="utf-8")
+    tokens = Tokens(file)
+    assert (tokens.name_of(token), tokens.name_of(value)) == ("laptop", None)
