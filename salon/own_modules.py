@@ -6,7 +6,8 @@ Python puts the working folder first for `python -m`, and Celery for whatever it
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +20,10 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def come_last(*folders: Path) -> None:
+def come_last() -> None:
     """Have the working folder searched last, in this process and in those that it starts.
 
     Not at the end of `sys.path`: a checkout that is installed in place is found after that.
-
-    Args:
-        folders: further ones, of this process alone, which come before the working folder.
     """
     sys.path[:] = _without_working_folder(sys.path)
     # What `export PYTHONPATH=$PYTHONPATH:.` leaves there would be first for our children.
@@ -36,7 +34,18 @@ def come_last(*folders: Path) -> None:
     os.environ.pop("PYTHONPATH", None)
     if path:
         os.environ["PYTHONPATH"] = os.pathsep.join(path)
-    sys.meta_path[:] = [*finders, _OwnFolders(folders)]
+    sys.meta_path[:] = [*finders, _OwnFolders(())]
+
+
+@contextmanager
+def searched(folders: Sequence[Path]) -> Iterator[None]:
+    """Within, `folders` and the working folder are searched too, in this order, last of all."""
+    finder = _OwnFolders(folders)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def namesake(module: ModuleType) -> str:
@@ -58,6 +67,7 @@ class _OwnFolders:
     """The last of `sys.meta_path`."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
+        """Search `folders`, then the working folder."""
         self._folders = [str(folder.absolute()) for folder in folders]
 
     def find_spec(

@@ -276,9 +276,10 @@ def main() -> None:
     come_last()
     settings = load_settings()
     folder = settings.state_dir / "logs"
+    supervisor = Supervisor(folder)
     with LogFile(folder / "stack.log", "stack").standard_streams():
         try:
-            _supervise(settings, Supervisor(folder), sys.argv[1], sys.argv[2], sys.argv[3:])
+            _supervise(settings, supervisor, sys.argv[1], sys.argv[2], sys.argv[3:])
         except Exception:
             log.exception("the stack ends")
             sys.exit(1)

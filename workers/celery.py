@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 import structlog
-from celery.signals import setup_logging, task_postrun, task_prerun, worker_ready
+from celery.signals import celeryd_init, setup_logging, task_postrun, task_prerun, worker_ready
 
 from salon import logs
 from salon.broker import create_app
@@ -14,10 +14,13 @@ from salon.errors import InvalidRequest
 from salon.own_modules import come_last
 from salon.settings import load_settings
 
-come_last()  # also for `celery -A workers`
-
 settings = load_settings()
 app = create_app(settings)
+
+
+@celeryd_init.connect
+def _look_here_last(**_: Any) -> None:
+    come_last()  # also for `celery -A workers`
 
 
 @setup_logging.connect

@@ -73,7 +73,7 @@ def launch(job: str) -> None:
         # second. `_relaunch_lost_jobs` finds it.
         _release(lease, f"its trainer could not be started: {_words(error)}")
         return
-    if _release(lease, f"its trainer died ({end})") and not _stopping.is_set():
+    if _release(lease, f"its trainer died ({end})", end) and not _stopping.is_set():
         send_launch(app, job)
 
 
@@ -91,7 +91,7 @@ def _words(error: Exception) -> str:
     return f"{kind}{' '.join(str(error).split())}"
 
 
-def _release(lease: Lease, reason: str) -> bool:
+def _release(lease: Lease, reason: str, end: str = "") -> bool:
     """A trainer closes or releases its own job; one that died could not, so its worker does.
 
     Returns:
@@ -102,7 +102,7 @@ def _release(lease: Lease, reason: str) -> bool:
         # A trainer told to stop before it could listen is no failed attempt.
         lease.release(reason, refund=_stopping.is_set())
     except LeaseLost:
-        log.info("trainer ended", job=lease.job, reason=reason)
+        log.info("trainer ended", job=lease.job, end=end or reason)
     else:
         log.warning("trainer died", job=lease.job, reason=reason)
         store.add_log(lease.job, reason)

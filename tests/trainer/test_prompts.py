@@ -142,7 +142,9 @@ def test_a_module_of_the_users_takes_nobodys_place(here):
     (here / "json.py").write_text("def prompts():\n    return ['of the folder']\n")
     (here / "mine.py").write_text("import json\ndef prompts():\n    return [json.dumps('a')]\n")
     assert resolve_prompts("mine:prompts", [here]) == ['"a"']
-    with pytest.raises(InvalidRequest, match=r"json has no function 'prompts', .*json/__init__"):
+    with pytest.raises(InvalidRequest, match=r"has no function 'prompts', .*json\.py is not it"):
+        InvalidRequest, match=r"json has no function 'prompts', .*json\.py is not it"
+    ):
         resolve_prompts("json:prompts", [here])
 
 

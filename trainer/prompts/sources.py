@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from salon.errors import InvalidRequest
-from salon.own_modules import come_last, namesake
+from salon.own_modules import namesake, searched
 from trainer.places import find, looked_for
 from trainer.prompts.sets import prompt_set, read_lines, set_names
 
@@ -66,9 +66,9 @@ def _call(source: str, folders: Sequence[Path]) -> list[str]:
 
 def _find(source: str, folders: Sequence[Path]) -> Callable[[], object]:
     module, _, name = source.partition(":")
-    come_last(*folders)
     try:
-        found = importlib.import_module(module)
+        with searched(folders):
+            found = importlib.import_module(module)
     except Exception as error:
         raise InvalidRequest(
             f"cannot import {module!r} for prompts {source!r} in "

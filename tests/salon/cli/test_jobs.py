@@ -1,6 +1,7 @@
 """Commands about jobs, in this process, on a Redis without workers."""
 
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from salon.cli import jobs as jobs_module
 from salon.cli.app import app
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs import JobState, JobStore
@@ -158,7 +158,7 @@ def trainer(monkeypatch, tmp_path):
         f'#!/bin/sh\necho "$@" >> {calls}\n[ ! -e fail ] || {{ echo why >&2; exit 1; }}'
     )
     script.chmod(0o755)
-    monkeypatch.setattr(jobs_module.sys, "executable", str(script))
+    monkeypatch.setattr(sys, "executable", str(script))
     return calls
 
 
