@@ -143,8 +143,6 @@ def test_a_module_of_the_users_takes_nobodys_place(here):
     (here / "mine.py").write_text("import json\ndef prompts():\n    return [json.dumps('a')]\n")
     assert resolve_prompts("mine:prompts", [here]) == ['"a"']
     with pytest.raises(InvalidRequest, match=r"has no function 'prompts', .*json\.py is not it"):
-        InvalidRequest, match=r"json has no function 'prompts', .*json\.py is not it"
-    ):
         resolve_prompts("json:prompts", [here])
 
 
