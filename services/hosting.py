@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -121,7 +122,24 @@ def _import(name: str) -> ModuleType:
             raise InvalidRequest(
                 f"reward module {name} needs {error.name}: pip install 'salon[models]'"
             ) from None
+        raise _broken(name, error) from error
+    except SalonError:
         raise
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: BaseException) -> InvalidRequest:
+    """Of a module that cannot be imported: what is wrong with it, and in which line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<")]
+    where = f"{own[-1].filename}, line {own[-1].lineno}"
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        where = f"{error.filename}, line {error.lineno}"
+    said = str(error.msg if isinstance(error, SyntaxError) else error).splitlines()
+    return InvalidRequest(
+        f"module {name} cannot be imported: {where}: {': '.join([type(error).__name__, *said[:1]])}"
+    )
 
 
 def _unknown(name: str, modules: list[str]) -> InvalidRequest:
@@ -134,21 +152,30 @@ def _unknown(name: str, modules: list[str]) -> InvalidRequest:
 
 
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
-    classes = [
+    defined = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
         and issubclass(value, Reward)
-        and not inspect.isabstract(value)
         and value.__module__ == module.__name__
         and class_name in ("", value.__name__)
     ]
+    classes = [value for value in defined if not inspect.isabstract(value)]
     if not classes:
+        lacking = [f"{each.__name__} lacks {', '.join(_abstract(each))}" for each in defined]
+        if lacking:
+            raise InvalidRequest(
+                f"module {module.__name__} defines no complete reward: {'; '.join(lacking)}"
+            )
         what = f"no complete {class_name}, a subclass" if class_name else "no subclass"
         raise InvalidRequest(
             f"module {module.__name__} defines {what} of services.reward.Reward{namesake(module)}"
         )
     return classes
+
+
+def _abstract(reward: type[Reward]) -> list[str]:
+    return sorted(getattr(reward, "__abstractmethods__", ()))
 
 
 def _check_known(classes: list[type[Reward]], options: Mapping[str, str]) -> None:

@@ -38,8 +38,8 @@ def test_the_reward_of_the_page_is_served_and_scored_with(start_service, tmp_pat
     assert "`redness.py`" in PAGE
     assert len(REDNESS.splitlines()) <= 30
     (tmp_path / "redness.py").write_text(REDNESS)
-    _, dash_m, services, module, port, _ = shlex.split(SERVE)
-    assert (dash_m, services, port) == ("-m", "services", "--port")
+    _, safe, dash_m, services, module, port, _ = shlex.split(SERVE)
+    assert (safe, dash_m, services, port) == ("-P", "-m", "services", "--port")
     service = start_service(module, folder=tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     with RewardClient(service.target) as client:

@@ -34,8 +34,9 @@ def serve(start_service, folder):
     """Run one of the page's commands, but on a free port."""
 
     def start(command):
-        python, dash_m, services, module, port, _, *flags = shlex.split(command)
-        assert (python, dash_m, services, port) == ("python", "-m", "services", "--port")
+        python, safe, dash_m, services, module, port, _, *flags = shlex.split(command)
+        assert (python, safe, dash_m, services) == ("python", "-P", "-m", "services")
+        assert port == "--port"
         return start_service(module, *flags, folder=folder)
 
     return start

@@ -23,14 +23,14 @@ MODULES = [module.name for module in pkgutil.iter_modules(rewards.__path__)]
 # Bash itself reads comments, variables and continued lines; only the service is not started.
 PRINT_COMMANDS = r"""
 python() {
-    if [ "$1 $2" = "-m services" ]; then shift 2; printf '%s\n' "$@" ''
+    if [ "$1 $2 ${3:-}" = "-P -m services" ]; then shift 3; printf '%s\n' "$@" ''
     else "$PYTHON" "$@"; fi
 }
 """
 
 
 def shown(page):
-    """The arguments of every `python -m services` in the shell blocks of a page."""
+    """The arguments of every `python -P -m services` in the shell blocks of a page."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
     script = "\n".join(block for language, block in blocks if language in ("", "sh"))
     done = subprocess.run(

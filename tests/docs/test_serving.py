@@ -40,7 +40,7 @@ def test_the_flags_on_the_page_are_those_of_the_command():
     flags = set(re.findall(r"(--[a-z][a-z-]+)", done.stdout)) - {"--help"}
     assert len(flags) > 20
     assert set(re.findall(r"`(--[a-z-]+)`", section("Flags"))) == flags
-    own = [block for block in SHELL if "python -m services" in block]
+    own = [block for block in SHELL if "python -P -m services" in block]
     mentioned = set(re.findall(r"(?<![a-z-])(--[a-z-]+)", " ".join([*own, *prose()])))
     assert mentioned <= flags
 
@@ -118,8 +118,8 @@ class Walkthrough:
     def serve(self):
         [block] = [block for block in SHELL if "--tls-cert" in block]
         words = shlex.split(self.adapt(block).replace("\\\n", " "))
-        assert words[:3] == ["python", "-m", "services"]
-        return words[3:]
+        assert words[:4] == ["python", "-P", "-m", "services"]
+        return words[4:]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_version_may_be_set_by_the_instance_but_must_be_set(module):
 
 def test_a_missing_dependency_is_not_taken_for_a_missing_module(module):
     name = module("import a_package_nobody_has\n")
-    with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
+    with pytest.raises(InvalidRequest, match=r"cannot be imported.*a_package_nobody_has"):
         load_rewards(name)
 
 
@@ -167,4 +167,22 @@ def test_a_module_comes_before_a_reward_of_its_name(tmp_path, monkeypatch):
 )
 def test_what_is_neither_reward_nor_module_is_named(name, words):
     with pytest.raises(InvalidRequest, match=re.escape(words)):
+        choose_rewards(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class Broken\n    pass\n", r"judge\.py, line 1: SyntaxError: expected ':'"),
+        ("import os\nimport nosuchmodule\n", r"judge\.py, line 2: ModuleNotFoundError: .*'nosuch"),
+        ("\nraise SystemExit('no')\n", r"judge\.py, line 2: SystemExit: no"),
+        (
+            "from services.reward import Reward\nclass Broken(Reward):\n    name = 'broken'\n",
+            r"defines no complete reward: Broken lacks score",
+        ),
+    ],
+)
+def test_a_broken_module_is_named_with_its_line(module, text, words):
+    name = module(text)
+    with pytest.raises(InvalidRequest, match=words):
         choose_rewards(name)
