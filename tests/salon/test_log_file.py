@@ -63,6 +63,27 @@ def test_of_a_progress_bar_the_last_state_is_kept_and_of_empty_lines_nothing(wri
     ]
 
 
+@pytest.mark.parametrize("refused", [OSError(1, "too many pipes"), AttributeError("on macOS")])
+def test_a_pipe_that_cannot_be_larger_is_as_good(write, monkeypatch, refused):
+    def fcntl(*_):
+        raise refused
+
+    monkeypatch.setattr(log_file.fcntl, "fcntl", fcntl)
+    assert [entry["event"] for entry in write("a line\n")] == ["a line"]
+
+
+def test_a_pipe_that_nobody_can_read_is_closed(tmp_path, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(log_file.threading.Thread, "start", start)
+    log = LogFile(tmp_path / "part.log", "part")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RuntimeError):
+        log.pipe()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_line_without_end_is_cut(write, monkeypatch):
     monkeypatch.setattr(log_file, "LINE_BYTES", 1000)
     assert [len(entry["event"]) for entry in write("x" * 2500)] == [1000, 1000, 500]
