@@ -89,7 +89,8 @@ class Patience(Retry):  # type: ignore[misc]
 
     def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Begin no further try after so long."""
-        errors = (redis.ConnectionError, redis.TimeoutError, TimeoutError, OperationalError)
+        # Before its release 8 redis-py passed on what the system says of a new connection.
+        errors = (redis.ConnectionError, redis.TimeoutError, OSError, OperationalError)
         super().__init__(ExponentialBackoff(cap=1.0, base=0.05), -1, errors)
         self._seconds = seconds
         self._ends: float | None = None  # of the call that is being made

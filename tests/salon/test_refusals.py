@@ -135,6 +135,20 @@ class _Clock:
         self.now += seconds
 
 
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError(), redis.TimeoutError(), ConnectionRefusedError(), OSError()]
+)
+def test_what_any_release_of_redis_py_says_of_a_lost_connection_is_waited_for(error):
+    outcomes = iter([error, error])
+
+    def do():
+        for outcome in outcomes:
+            raise outcome
+        return "done"
+
+    assert refusals.patiently(do) == "done"
+
+
 @pytest.mark.parametrize("seconds", [0.0, 7.0])
 def test_the_wait_is_bounded_however_long_one_try_takes(monkeypatch, seconds):
     clock = _Clock()
