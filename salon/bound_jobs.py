@@ -6,14 +6,17 @@ stored, and the supervisor of the stack settles what is in the set: before it st
 reason, and, should the whole host have gone down, before it starts the first worker.
 """
 
-import socket
+import re
+import secrets
 import time
+from pathlib import Path
 
 import redis
 import structlog
 
 from salon.connection import connect_once
 from salon.jobs import JobNotFound, JobStore
+from salon.private import make_private, require_own, write_private
 from salon.settings import Settings
 
 log = structlog.get_logger()
@@ -23,8 +26,25 @@ TIMEOUT_SECONDS = 5.0
 
 
 def bound_key(settings: Settings) -> str:
-    """The set of those of the stack of this host and state folder."""
-    return f"salon:bound:{socket.gethostname()}:{settings.state_dir.absolute()}"
+    """The set of those of the stack of this state folder.
+
+    Named after an id that lies in there, for a host may have another name tomorrow.
+
+    Raises:
+        InvalidRequest: the folder is another user's, or others may write into it.
+    """
+    require_own(settings.state_dir)
+    return f"salon:bound:{_stack_id(settings.state_dir / 'stack.id')}"
+
+
+def _stack_id(file: Path) -> str:
+    found = file.read_text().strip() if file.exists() else ""
+    if re.fullmatch(r"[0-9a-f]{32}", found):
+        return found
+    made = secrets.token_hex(16)
+    make_private(file.parent)
+    write_private(file, made)
+    return made
 
 
 def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:

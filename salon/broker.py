@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from salon import transport
 from salon.blobs import Reference
+from salon.connection import CONNECT_SECONDS, SOCKET_SECONDS
 from salon.redis_url import broker_url
 from salon.refusals import patiently
 from salon.settings import Settings
@@ -77,13 +78,11 @@ def create_app(settings: Settings) -> Celery:
             "visibility_timeout": settings.visibility_timeout_seconds,
             "socket_keepalive": True,
             "health_check_interval": 15,
-        },
-        task_publish_retry=True,
-        task_publish_retry_policy={
-            "max_retries": 60,
-            "interval_start": 0.1,
-            "interval_step": 0.2,
-            "interval_max": 1.0,
+            # One try of a send is short, and who is patient tries again: kombu alone would spend
+            # 6 s on connections that are refused, and on a silent Redis any time at all.
+            "max_retries": 0,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_timeout": SOCKET_SECONDS,
         },
         task_create_missing_queues=True,
         task_default_queue=TRAIN_QUEUE,

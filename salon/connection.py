@@ -15,6 +15,7 @@ from salon.refusals import Patience, typed
 log = logging.getLogger(__name__)
 
 SOCKET_SECONDS = 10.0  # longer than any blocking read made here
+CONNECT_SECONDS = 5.0
 
 
 class RedisRefused(StackUnavailable):
@@ -31,7 +32,7 @@ def connect(url: str) -> redis.Redis:
         url,
         retry=Patience(),
         socket_timeout=SOCKET_SECONDS,
-        socket_connect_timeout=5.0,
+        socket_connect_timeout=CONNECT_SECONDS,
         health_check_interval=15,
     )
     return _with_refusals(client)

@@ -50,6 +50,7 @@ def redis_program(state_dir: Path, url: str) -> Program:
         'save ""',
         "maxmemory-policy noeviction",
         *(["user default off"] if user != "default" else []),
+        "set-proc-title no",  # the stack knows its processes by their command lines
         f"user {user} on #{digest} {_ACL}",
     ]
     # A file, for arguments are everybody's to read.

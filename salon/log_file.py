@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -49,10 +49,18 @@ class LogFile:
     def pipe(self) -> int:
         """The end of a pipe whose lines go into the file, to be closed once it is handed on."""
         readable, writable = os.pipe()
-        fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        arguments = (os.fdopen(readable, "rb"),)
-        self._reader = threading.Thread(target=self._read, args=arguments, daemon=True)
-        self._reader.start()
+        # Refused to a user who has many pipes, and unknown outside Linux: then lines may mix.
+        with suppress(OSError, AttributeError):
+            fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        source = os.fdopen(readable, "rb")
+        reader = threading.Thread(target=self._read, args=(source,), daemon=True)
+        try:
+            reader.start()
+        except BaseException:
+            source.close()
+            os.close(writable)
+            raise
+        self._reader = reader
         return writable
 
     def drain(self) -> None:

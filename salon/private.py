@@ -1,13 +1,39 @@
 """Folders and files that are their user's alone."""
 
 import os
+import stat
 from pathlib import Path
+
+from salon.errors import InvalidRequest
 
 
 def make_private(folder: Path) -> None:
     """Make `folder` if it is not there, for its user alone; one that is there stays as it is."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a state folder whose files others may have written; one that is not there is fine.
+
+    Raises:
+        InvalidRequest: it is another user's, or others may write into it.
+    """
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return
+    way_out = "set SALON_STATE_DIR to a folder of your own"
+    if found.st_uid != os.geteuid():
+        raise InvalidRequest(
+            f"the state folder {folder} belongs to user {found.st_uid}, and this is user "
+            f"{os.geteuid()}: {way_out}"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidRequest(
+            f"others may write into the state folder {folder} (mode "
+            f"{stat.S_IMODE(found.st_mode):o}): chmod go-w {folder}, or {way_out}"
+        )
 
 
 def write_private(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from redis.retry import Retry
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
 log = logging.getLogger(__name__)
 
-RETRIES = 60  # with at most 1 s between two, a minute: a restart of Redis with its log to replay
+PATIENCE_SECONDS = 60.0  # a restart of Redis with its log to replay
 TOLD_SECONDS = 5.0  # between two lines of the log that say what is waited for
 
 PASSING = (
@@ -82,30 +82,50 @@ def typed(kind: type[Any]) -> type[Any]:
 
 
 class Patience(Retry):  # type: ignore[misc]
-    """Tries again for about a minute what a connection that is lost, or a refusal, prevented."""
+    """Tries again for about a minute what a connection that is lost, or a refusal, prevented.
 
-    def __init__(self, retries: int = RETRIES) -> None:
-        """Try so often more."""
-        errors = (redis.ConnectionError, redis.TimeoutError, TimeoutError, OperationalError)
-        super().__init__(ExponentialBackoff(cap=1.0, base=0.05), retries, errors)
+    By the clock, not by a number of tries: one may take milliseconds or many seconds.
+    """
+
+    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+        """Begin no further try after so long."""
+        # Before its release 8 redis-py passed on what the system says of a new connection.
+        errors = (redis.ConnectionError, redis.TimeoutError, OSError, OperationalError)
+        super().__init__(ExponentialBackoff(cap=1.0, base=0.05), -1, errors)
+        self._seconds = seconds
+        self._ends: float | None = None  # of the call that is being made
         self._told = 0.0
 
     def call_with_retry(
         self,
         do: Callable[[], _Result],
         fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
+        *rest: Any,
+        **options: Any,
     ) -> _Result:
-        """As redis-py's own, and the log says what is waited for."""
+        """As redis-py's own, whose further arguments depend on its version, but with an end.
+
+        The log says what is waited for.
+        """
+        # Within a call that tries again, a connection that connects anew has this called, too.
+        outermost = self._ends is None
+        ends = time.monotonic() + self._seconds if self._ends is None else self._ends
+        self._ends = ends
 
         def failed(error: Exception, *count: int) -> None:
-            if time.monotonic() - self._told > TOLD_SECONDS:
-                self._told = time.monotonic()
+            now = time.monotonic()
+            if now - self._told > TOLD_SECONDS:
+                self._told = now
                 log.warning("waiting for Redis: %s", error)
             fail(error, *count)
+            if now >= ends:
+                raise error
 
-        result: _Result = super().call_with_retry(do, failed, is_retryable, with_failure_count)
+        try:
+            result: _Result = super().call_with_retry(do, failed, *rest, **options)
+        finally:
+            if outermost:
+                self._ends = None
         return result
 
 
@@ -113,6 +133,7 @@ def patiently(do: Callable[[], _Result]) -> _Result:
     """What `do` returns, which sends or reads by way of kombu, once Redis lets it.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError, OperationalError: not within a minute.
+        redis.ConnectionError, redis.TimeoutError, OperationalError: not within a minute and what
+            one more try takes.
     """
     return Patience().call_with_retry(do, lambda _: None)

@@ -156,10 +156,12 @@ def load_settings() -> Settings:
 
     Raises:
         InvalidRequest: a `SALON_*` variable has a value that cannot be used; one line says which.
-        OSError: the password is there, and this user may not read it.
     """
     settings = _from_environment()
-    url = with_stored_password(settings.state_dir, settings.redis_url)
+    try:
+        url = with_stored_password(settings.state_dir, settings.redis_url)
+    except PermissionError:  # another user's: who needs that Redis is told that it wants one
+        return settings
     if url == settings.redis_url:
         return settings
     loaded = settings.model_copy(update={"redis_url": url})

@@ -6,14 +6,12 @@ in the background.
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,11 +38,12 @@ from salon.local_services import (
 )
 from salon.log_file import LogFile
 from salon.own_modules import come_last, python
-from salon.private import append_privately, make_private
+from salon.own_shared_dir import make_own_shared_dir, remove_own_shared_dir
+from salon.private import append_privately, make_private, require_own
 from salon.programs import programs, scoring_workers
 from salon.redis_password import with_new_password
 from salon.settings import Settings, load_settings
-from salon.stack_state import is_alive, read_state, state_file, write_state
+from salon.stack_state import Record, is_alive, may_end, read_state, state_file
 from salon.supervisor import POLL_SECONDS, Supervisor
 
 log = structlog.get_logger()
@@ -52,8 +51,6 @@ log = structlog.get_logger()
 READY_SECONDS = 60.0
 # Each service of a neural network imports torch and loads its model: some 10 s of one core.
 SERVICE_READY_SECONDS = 20.0
-# Where a folder for images by reference costs no disk, if the host has it.
-MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - what is made there has mode 0700
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EMBEDDED, FOREIGN = "embedded", "foreign"  # whose Redis it is
 
@@ -72,20 +69,23 @@ def up(
         owner: the id of this process, if the stack is to end with it; 0: it goes on alone.
 
     Returns:
-        The stack's state; see `salon.stack_state.write_state`.
+        The stack's state; see `salon.stack_state.Record`.
 
     Raises:
         UnknownReward: the stack has no service for one of `rewards`.
-        InvalidRequest: a tiny model is not there, or an address cannot be used.
+        InvalidRequest: a tiny model is not there, an address cannot be used, or the state folder
+            is not this user's alone to write into.
+        MissingExtra: a part of the package that the stack needs is not installed.
         RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
         StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
+    require_own(settings.state_dir)
     if state := running(settings):
         raise SalonError(f"a stack runs already (pid {state['pid']}): stop it with `salon down`")
     # All that may be wrong with them is found here, where the error reaches the user.
     services = local_services(settings, rewards)
-    _require_extras(services)
+    _require_extras(services, trains=owner != 0)
     programs(settings, services)
     make_private(settings.state_dir)
     with _only_one(settings) as lock:
@@ -130,9 +130,13 @@ def _only_one(settings: Settings) -> IO[bytes]:
     return lock
 
 
-def _require_extras(services: Sequence[LocalService]) -> None:
-    """What the processes need; raises MissingExtra."""
-    parts = ["services", "trainer", *(["models"] if any(s.options for s in services) else [])]
+def _require_extras(services: Sequence[LocalService], *, trains: bool) -> None:
+    """What the processes need; raises MissingExtra.
+
+    The training worker only launches trainers: one may never be asked for one.
+    """
+    parts = ["services", *(["trainer"] if trains else [])]
+    parts += ["models"] if any(service.options for service in services) else []
     if absent(*parts):  # if only the server of Redis is, another may be there
         require("the local stack", "stack", *parts)
 
@@ -142,9 +146,13 @@ def down(settings: Settings, pid: int | None = None) -> bool:
 
     Returns:
         Whether there was anything to stop.
+
+    Raises:
+        InvalidRequest: the state folder is another user's, or others may write into it.
     """
+    require_own(settings.state_dir)
     state = read_state(settings)
-    supervisor = pid or (state["pid"] if state and is_alive(state) else None)
+    supervisor = pid or (state["pid"] if state and may_end(state) else None)
     if supervisor:
         try:
             process = psutil.Process(supervisor)
@@ -154,11 +162,11 @@ def down(settings: Settings, pid: int | None = None) -> bool:
             log.debug("supervisor is gone already", pid=supervisor)
         except psutil.TimeoutExpired:
             process.kill()  # what it leaves behind is ended below
-    leftovers = [child for child in (state or {}).get("children", []) if is_alive(child)]
+    leftovers = [child for child in (state or {}).get("children", []) if may_end(child)]
     for child in leftovers:
         os.killpg(child["pid"], signal.SIGKILL)
     if state and (shared_dir := state.get("own_shared_dir")):
-        _remove(Path(shared_dir))
+        remove_own_shared_dir(Path(shared_dir))
     state_file(settings).unlink(missing_ok=True)
     return bool(supervisor or leftovers)
 
@@ -224,17 +232,24 @@ def _wait_ready(
         waiting = _not_ready(settings, services)
         if not waiting:
             return
-        if failing := (read_state(settings) or {}).get("failing"):
-            waiting = failing[0]
+        if _failing(settings, supervisor.pid):
             break
         try:
             supervisor.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             continue
-    if supervisor.poll() is not None:
+    if failing := _failing(settings, supervisor.pid):
+        waiting = failing[0]
+    elif supervisor.poll() is not None:
         waiting = "stack"
     log_file = logs_folder / f"{waiting}.log"
     raise StackUnavailable(f"{waiting} did not start: see {log_file}{_last_line(log_file)}")
+
+
+def _failing(settings: Settings, supervisor: int) -> list[str]:
+    """Those that die whenever they are started, by the record of that supervisor."""
+    state = read_state(settings) or {}
+    return list(state["failing"]) if state.get("pid") == supervisor else []
 
 
 def _last_line(log_file: Path) -> str:
@@ -295,25 +310,27 @@ def _supervise(
     services = local_services(settings, rewards)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stopping.set())
-    own_shared_dir = _make_shared_dir(settings)
+    own_shared_dir = make_own_shared_dir(settings)
     if own_shared_dir is not None:
         settings = settings.model_copy(update={"shared_dir": own_shared_dir})
     note = {
         "rewards": reward_targets(settings, services),
         "own_shared_dir": own_shared_dir and str(own_shared_dir),
     }
+    record = Record(settings, supervisor, note)
     try:
+        # Each at once: whatever ends this process, `down` finds what it has started.
         if whose_redis == EMBEDDED:
             supervisor.add(redis_program(settings.state_dir, settings.redis_url))
-        _await_redis(settings, supervisor)
+            record.update()
+        _await_redis(settings, supervisor, record)
         settle_bound_jobs(settings)  # of a stack that had no time to
         for program in programs(settings, services):
             supervisor.add(program)
-        pids: list[int] = []
+            record.update()
         while not supervisor.stopping.wait(POLL_SECONDS):
             supervisor.tend()
-            if pids != (pids := [child.pid for child in supervisor.children]):
-                _record(settings, supervisor, note)
+            record.update()
             if int(owner) not in (0, os.getppid()):
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
@@ -326,32 +343,17 @@ def _supervise(
         settle_bound_jobs(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
-            _remove(own_shared_dir)
+            remove_own_shared_dir(own_shared_dir)
 
 
-def _make_shared_dir(settings: Settings) -> Path | None:
-    """A private folder for images by reference, unless the user has named one."""
-    if settings.shared_dir is not None or not MEMORY_FOLDER.is_dir():
-        return None
-    return Path(tempfile.mkdtemp(prefix="salon-", dir=MEMORY_FOLDER))
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
-
-
-def _record(settings: Settings, supervisor: Supervisor, note: Mapping[str, Any]) -> None:
-    try:
-        write_state(settings, supervisor, note)
-    except OSError as error:
-        # The processes are worth more than the note of them.
-        log.error("cannot record the stack's processes", reason=str(error))
-
-
-def _await_redis(settings: Settings, supervisor: Supervisor) -> None:
+def _await_redis(settings: Settings, supervisor: Supervisor, record: Record) -> None:
+    """Until it answers, or long enough; raises StackUnavailable where the stack's own cannot be."""
     deadline = time.monotonic() + READY_SECONDS
     while not supervisor.stopping.wait(POLL_SECONDS) and time.monotonic() < deadline:
+        supervisor.tend()
+        record.update()
+        if any(child.fails_to_start for child in supervisor.children):
+            raise StackUnavailable("redis dies whenever it is started")
         try:
             connect_now(settings.redis_url)
         except StackUnavailable:

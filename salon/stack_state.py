@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import structlog
 
 from salon.errors import naming
 from salon.private import write_private
 from salon.settings import Settings
 from salon.supervisor import Supervisor
+
+log = structlog.get_logger()
 
 
 def state_file(settings: Settings) -> Path:
@@ -20,10 +23,10 @@ def state_file(settings: Settings) -> Path:
 
 
 def read_state(settings: Settings) -> dict[str, Any] | None:
-    """The record, as `write_state` describes it, or None."""
+    """The record, as `Record` describes it, or None where there is none for this user to read."""
     try:
         state: dict[str, Any] = json.loads(state_file(settings).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, PermissionError, ValueError):
         return None
     return state
 
@@ -37,22 +40,56 @@ def is_alive(entry: Mapping[str, Any]) -> bool:
         return False
 
 
-def write_state(settings: Settings, supervisor: Supervisor, note: Mapping[str, Any]) -> None:
-    """Write the record aside and rename it.
+def may_end(entry: Mapping[str, Any]) -> bool:
+    """Whether it still runs, and is this user's and the leader of its group, as our children are.
+
+    What is recorded may come from anywhere, as with a repository that was cloned.
+    """
+    try:
+        process = psutil.Process(entry["pid"])
+        own = process.uids().real == os.getuid() and os.getpgid(process.pid) == process.pid
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return False
+    return own and is_alive(entry)
+
+
+class Record:
+    """Keeps the record in step with what a supervisor runs.
 
     It has `pid`, `command`, `children` (each with `name`, `pid`, `command`), `failing` (names of
     those that die whenever they are started) and what `note` has:
     `rewards`, host:port by reward; `own_shared_dir`, None or a folder to remove with the stack.
     """
-    children = [
-        {"name": child.program.name, **entry}
-        for child in supervisor.children
-        if (entry := _identify(child.pid))
-    ]
-    failing = [child.program.name for child in supervisor.children if child.fails_to_start]
-    state = {**note, **_identify(os.getpid()), "children": children, "failing": failing}
-    with naming(state_file(settings)):
-        write_private(state_file(settings), json.dumps(state))
+
+    def __init__(self, settings: Settings, supervisor: Supervisor, note: Mapping[str, Any]) -> None:
+        """Nothing is written yet."""
+        self._file = state_file(settings)
+        self._supervisor = supervisor
+        self._note = note
+        self._written: dict[str, Any] = {}
+
+    def update(self) -> None:
+        """Write it aside and rename it, if it has changed: a command line may do so, too."""
+        children = self._supervisor.children
+        state = {
+            **self._note,
+            **_identify(os.getpid()),
+            "children": [
+                {"name": child.program.name, **entry}
+                for child in children
+                if (entry := _identify(child.pid))
+            ],
+            "failing": [child.program.name for child in children if child.fails_to_start],
+        }
+        if state == self._written:
+            return
+        self._written = state
+        try:
+            with naming(self._file):
+                write_private(self._file, json.dumps(state))
+        except OSError as error:
+            # The processes are worth more than the note of them.
+            log.error("cannot record the stack's processes", reason=str(error))
 
 
 def _identify(pid: int) -> dict[str, Any]:

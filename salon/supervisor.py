@@ -89,6 +89,7 @@ class Child:
         if code is None:
             return
         _signal_group(self._process.pid, signal.SIGKILL)
+        self._log_file.drain()  # its last words are there before anybody is sent to read them
         quick = time.monotonic() - self._started < STEADY_SECONDS
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
         pause = RESTART_SECONDS[min(self._quick_deaths, len(RESTART_SECONDS) - 1)]

@@ -1,5 +1,6 @@
 """What `salon run` submitted is over when its stack is."""
 
+import stat
 import threading
 
 import pytest
@@ -22,6 +23,17 @@ def test_a_queued_job_is_cancelled_and_others_are_left_alone(store, settings):
     settle_bound_jobs(settings)
     assert store.get(bound).state is JobState.CANCELLED
     assert [store.get(job).state for job in (other, beside)] == [JobState.QUEUED] * 2
+
+
+def test_they_are_known_under_another_name_of_the_host_and_of_the_folder(
+    settings, monkeypatch, tmp_path
+):
+    key = bound_key(settings)
+    assert stat.S_IMODE((settings.state_dir / "stack.id").stat().st_mode) == 0o600
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    moved = settings.state_dir.rename(tmp_path / "moved")
+    assert bound_key(settings.model_copy(update={"state_dir": moved})) == key
+    assert bound_key(settings) != key
 
 
 def test_a_running_job_is_waited_for(store, settings, redis_client):

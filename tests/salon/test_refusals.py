@@ -1,5 +1,6 @@
 """What Redis refuses for a while is waited for, in commands, scripts, transactions and queues."""
 
+import signal
 import threading
 
 import pytest
@@ -8,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from salon import refusals
 from salon.blobs import BlobStore
-from salon.broker import create_app, send_launch
+from salon.broker import _send, create_app, send_launch
 from salon.connection import check_keeps_keys, connect, connect_once
 from salon.errors import InvalidRequest, Overloaded
 from salon.jobs import JobState, JobStore
@@ -112,7 +113,7 @@ def test_what_does_not_pass_is_raised_as_it_is(message):
 
 
 def test_the_wait_has_an_end_and_the_error_says_what_it_was(server, refusing, monkeypatch):
-    monkeypatch.setattr("salon.connection.Patience", lambda: refusals.Patience(2))
+    monkeypatch.setattr("salon.connection.Patience", lambda: refusals.Patience(0.2))
     refusing.begin("OOM")
     with pytest.raises(Overloaded, match=r"no room for a blob of 9 bytes.*maxmemory"):
         BlobStore(connect(server.url), 60).put(b"x" * 9)
@@ -122,11 +123,106 @@ def test_the_wait_has_an_end_and_the_error_says_what_it_was(server, refusing, mo
         BlobStore(connect(server.url), 60).put(b"x" * 9)
 
 
+class _Clock:
+    """Passes by what is waited and tried alone."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError(), redis.TimeoutError(), ConnectionRefusedError(), OSError()]
+)
+def test_what_any_release_of_redis_py_says_of_a_lost_connection_is_waited_for(error):
+    outcomes = iter([error, error])
+
+    def do():
+        for outcome in outcomes:
+            raise outcome
+        return "done"
+
+    assert refusals.patiently(do) == "done"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 7.0])
+def test_the_wait_is_bounded_however_long_one_try_takes(monkeypatch, seconds):
+    clock = _Clock()
+    monkeypatch.setattr(refusals, "time", clock)
+    monkeypatch.setattr("redis.retry.sleep", clock.sleep)
+
+    def away():
+        clock.sleep(seconds)
+        raise OperationalError("away")
+
+    with pytest.raises(OperationalError, match="away"):
+        refusals.patiently(away)
+    assert 1060 <= clock.now <= 1060 + seconds + 1
+
+
+def test_a_wait_within_a_wait_makes_it_no_longer(monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(refusals, "time", clock)
+    monkeypatch.setattr("redis.retry.sleep", clock.sleep)
+    patience = refusals.Patience()
+
+    def away():
+        raise redis.ConnectionError("away")
+
+    for _ in range(2):
+        started = clock.now
+        with pytest.raises(redis.ConnectionError, match="away"):
+            patience.call_with_retry(
+                lambda: patience.call_with_retry(away, lambda _: None), lambda _: None
+            )
+        assert 60 <= clock.now - started <= 61
+
+
+@pytest.mark.parametrize("further", [[], ["is_retryable"], ["is_retryable", "with_failure_count"]])
+def test_the_arguments_of_every_version_of_redis_py_are_passed_on(monkeypatch, further):
+    told = []
+
+    def call_with_retry(self, do, fail, **options):
+        assert [*options] == further
+        fail(redis.ConnectionError("away"), *([1] if "with_failure_count" in further else []))
+        return do()
+
+    monkeypatch.setattr("redis.retry.Retry.call_with_retry", call_with_retry)
+    patience = refusals.Patience()
+    options = dict.fromkeys(further)
+    assert patience.call_with_retry(lambda: "done", lambda *a: told.append(a), **options) == "done"
+    assert len(told[0]) == (2 if "with_failure_count" in further else 1)
+
+
+def test_one_try_of_a_send_waits_for_nothing(monkeypatch):
+    def sleep(seconds):
+        raise AssertionError(f"kombu waits {seconds} s")
+
+    monkeypatch.setattr("kombu.utils.functional.sleep", sleep)
+    away = create_app(Settings(redis_url="redis://127.0.0.1:1/0"))
+    with away as app, pytest.raises(OperationalError, match="refused"):
+        _send(app, "t", {}, "train", retry=False)
+
+
+def test_a_send_to_a_redis_that_says_nothing_has_an_end(own_redis, monkeypatch):
+    monkeypatch.setattr("salon.broker.SOCKET_SECONDS", 0.5)
+    with create_app(Settings(redis_url=own_redis.url)) as app:
+        send_launch(app, "tiny-000001")
+        own_redis.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(OperationalError, match=r"[Tt]imeout|timed out"):
+                _send(app, "t", {}, "train", retry=False)
+        finally:
+            own_redis.process.send_signal(signal.SIGCONT)
+
+
 def test_a_send_that_must_not_wait_says_so_at_once(server, refusing):
     refusing.begin("OOM")
     with create_app(Settings(redis_url=server.url)) as app, pytest.raises(OperationalError):
-        from salon.broker import _send
-
         _send(app, "t", {}, "train", retry=False)
 
 

@@ -4,6 +4,7 @@ from salon.errors import InvalidRequest
 from salon.redis_password import with_new_password
 from salon.redis_url import password
 from salon.settings import Settings, load_settings
+from salon.stack_state import read_state
 
 
 def test_the_environment_is_read(monkeypatch):
@@ -59,6 +60,20 @@ def test_the_defaults_are_consistent():
     settings = Settings()
     assert settings.resend_seconds < settings.visibility_timeout_seconds
     assert settings.blob_seconds > settings.visibility_timeout_seconds
+
+
+def test_a_password_that_another_user_keeps_is_not_known_and_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("SALON_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("SALON_REDIS_URL", raising=False)
+    settings = load_settings()
+    with_new_password(tmp_path / "state", settings.redis_url)
+
+    def read_text(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_text", read_text)
+    assert password(load_settings().redis_url) == ""
+    assert read_state(settings) is None
 
 
 def test_a_password_that_was_found_does_not_make_the_default_a_redis_that_was_named(

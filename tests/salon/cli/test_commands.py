@@ -19,6 +19,7 @@ from PIL import Image
 from salon import stack
 from salon.connection import RedisRefused, connect_now
 from salon.jobs import JobState, JobStore
+from salon.redis_password import redis_folder
 from salon.settings import Settings
 from tests.fixtures.certificates import Authority
 from tests.fixtures.command import assert_one_line_error
@@ -260,6 +261,13 @@ def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
     assert salon("down").out.strip() == "stopped"
     assert salon.processes() == []
     assert not shared.exists()
+
+
+def test_a_redis_whose_data_are_damaged_is_named_with_what_it_says(salon):
+    redis_folder(salon.folder / ".salon")
+    (salon.folder / ".salon" / "redis" / "appendonly.aof").write_text("no log of Redis\n")
+    assert_one_line_error(salon("up"), "redis did not start", "redis.log", "redis-check-aof")
+    assert salon.processes() == []
 
 
 @pytest.mark.parametrize("part", ["salon.stack", "services", "trainer"])
