@@ -78,7 +78,9 @@ def _is_connected(channel: grpc.Channel) -> bool:
 
     Not by `Channel.subscribe`: its thread prints a traceback where the channel is closed soon.
     """
-    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check"
+    )
     try:
         check(b"", timeout=GLANCE_SECONDS)
     except grpc.RpcError as error:
