@@ -74,9 +74,10 @@ def _shake_hands(
     context.set_alpn_protocols(["h2"])
     plain.settimeout(_left(expires))
     with context.wrap_socket(plain, server_hostname=host) as connection:
-        connection.settimeout(_left(expires))
         # By TLS 1.3 the handshake is over before a service has seen this caller's certificate, and
         # gRPC's then closes without a word. If all is well it sends its settings of HTTP/2.
+        if secure:
+            connection.settimeout(_left(expires))
         return not secure or bool(connection.recv(1))
 
 
