@@ -116,11 +116,26 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
     )
 
 
-def served_rewards(app: Celery, timeout_seconds: float = 1.0) -> set[str]:
-    """The rewards that some living worker scores, as far as workers answer in time."""
-    answers = patiently(lambda: app.control.inspect(timeout=timeout_seconds).active_queues() or {})
-    names = {queue["name"] for queues in answers.values() for queue in queues}
+def served_queues(app: Celery, timeout_seconds: float = 1.0) -> set[str]:
+    """The queues from which some living worker takes, as far as workers answer in time.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis is away, or refuses.
+    """
+    answers = app.control.inspect(timeout=timeout_seconds).active_queues() or {}
+    return {queue["name"] for queues in answers.values() for queue in queues}
+
+
+def served_rewards(app: Celery) -> set[str]:
+    """The rewards that some living worker scores, as `served_queues` has it.
+
+    Waits out a restart or a refusal of Redis, for about a minute.
+
+    Raises:
+        kombu.exceptions.OperationalError: as `served_queues` does, for longer.
+    """
     prefix = score_queue("")
+    names = patiently(lambda: served_queues(app))
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 

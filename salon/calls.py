@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 import grpc
@@ -11,25 +12,37 @@ from salon.diagnosis import explain
 from salon.errors import (
     DeadlineExceeded,
     Overloaded,
+    SalonError,
     ServiceUnavailable,
     from_rpc_error,
     is_of_service,
 )
 
+GLANCE_SECONDS = 0.25
+"""Longest beyond its deadline that a call looks whether it had a connection, and then why not."""
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-def patiently(
-    attempt: Callable[[], _Response], target: str, expires: float, security: Security
-) -> _Response:
+@dataclass(frozen=True)
+class Peer:
+    """A reward service, as its callers know it."""
+
+    target: str
+    """As errors name it."""
+    channel: grpc.Channel
+    security: Security
+    """What the channel was made with, for an error that says why it does not connect."""
+
+
+def until_answered(attempt: Callable[[], _Response], peer: Peer, expires: float) -> _Response:
     """What `attempt` returns, which is made again while the service asks for patience.
 
     Args:
         attempt: makes one call.
-        target: the service, as errors name it.
+        peer: the service that it calls.
         expires: the deadline, as `time.monotonic()` tells time.
-        security: what the channel was made with, for an error that says why it does not connect.
 
     Raises:
         SalonError: the typed error of the status that the last attempt ended in.
@@ -38,15 +51,43 @@ def patiently(
         try:
             return attempt()
         except grpc.RpcError as error:
-            failure = from_rpc_error(error, target)
-            if isinstance(failure, (ServiceUnavailable, DeadlineExceeded)) and (
-                not is_of_service(error) and (why := explain(target, security))
-            ):
-                raise ServiceUnavailable(f"reward service {target}: {why}") from error
+            failure = from_rpc_error(error, peer.target)
+            if not is_of_service(error) and (why := _mismatch(peer, failure, expires)):
+                raise ServiceUnavailable(f"reward service {peer.target}: {why}") from error
             pause = failure.retry_after_seconds if isinstance(failure, Overloaded) else None
             if pause is None or time.monotonic() + pause >= expires:
                 raise failure from error
             time.sleep(pause)
+
+
+def _mismatch(peer: Peer, failure: SalonError, expires: float) -> str:
+    """What is wrong between the TLS of both sides, if that is why there is no connection."""
+    if isinstance(failure, DeadlineExceeded):
+        # Below some 8 s the deadline comes while the channel still tries to connect.
+        if _is_connected(peer.channel):
+            return ""
+        expires = time.monotonic() + GLANCE_SECONDS
+    elif not isinstance(failure, ServiceUnavailable):
+        return ""
+    seconds = expires - time.monotonic()
+    return explain(peer.target, peer.security, seconds) if seconds > 0 else ""
+
+
+def _is_connected(channel: grpc.Channel) -> bool:
+    """Whether a call that the channel does not repeat gets further than to try a connection.
+
+    Not by `Channel.subscribe`: its thread prints a traceback where the channel is closed soon.
+    """
+    check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check"
+    )
+    try:
+        check(b"", timeout=GLANCE_SECONDS)
+    except grpc.RpcError as error:
+        return cast("grpc.Call", error).code() is not grpc.StatusCode.UNAVAILABLE
+    except ValueError:  # another thread closed the channel
+        pass
+    return True
 
 
 class PatientCall(Generic[_Request, _Response]):
@@ -60,24 +101,21 @@ class PatientCall(Generic[_Request, _Response]):
         self,
         method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]",
         request: _Request,
-        target: str,
+        peer: Peer,
         expires: float,
-        security: Security,
     ) -> None:
         """Prepare to send `request`.
 
         Args:
             method: a method of a channel or stub.
             request: what to send.
-            target: the service, as errors name it.
+            peer: the service that has the method.
             expires: the deadline, as `time.monotonic()` tells time.
-            security: what the channel was made with.
         """
         self._method = method
         self._request = request
-        self._target = target
+        self._peer = peer
         self._expires = expires
-        self._security = security
         self._started: grpc.Future[_Response] | None = None
 
     def start(self) -> None:
@@ -90,7 +128,7 @@ class PatientCall(Generic[_Request, _Response]):
         Raises:
             SalonError: the typed error of the status that the call ended in.
         """
-        return patiently(self._attempt, self._target, self._expires, self._security)
+        return until_answered(self._attempt, self._peer, self._expires)
 
     def cancel(self) -> None:
         """Let the service know that nobody waits any more."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 import grpc
 
 from salon.batches import score_frames
-from salon.calls import PatientCall
+from salon.calls import PatientCall, Peer
 from salon.channel import MAX_MESSAGE_BYTES, METHOD_SCORE, Security, connect
 from salon.errors import RewardFailed, SharedFileUnavailable
 from salon.frames import Frame
@@ -56,8 +56,9 @@ class RewardClient:
         self._max_message_bytes = max_message_bytes
         self._shared = SharedDirectory(shared_dir) if shared_dir else None
         self._unshared: set[str] = set()
-        self._security = security or Security()
-        self._channel = connect(target, max_message_bytes, self._security)
+        security = security or Security()
+        self._channel = connect(target, max_message_bytes, security)
+        self._peer = Peer(target, self._channel, security)
         self._stub = RewardServiceStub(self._channel)
         self._score: grpc.UnaryUnaryMultiCallable[bytes, reward_pb2.ScoreResponse] = (
             self._channel.unary_unary(
@@ -127,11 +128,7 @@ class RewardClient:
         """
         request = reward_pb2.GetRewardRequest(reward=reward)
         expires = time.monotonic() + deadline
-        return (
-            PatientCall(self._stub.GetReward, request, self.target, expires, self._security)
-            .result()
-            .reward
-        )
+        return PatientCall(self._stub.GetReward, request, self._peer, expires).result().reward
 
     def list_rewards(self, deadline: float = DEADLINE_SECONDS) -> list[reward_pb2.Reward]:
         """Every reward that the service hosts; the first is the default.
@@ -141,7 +138,7 @@ class RewardClient:
         """
         expires = time.monotonic() + deadline
         request = reward_pb2.ListRewardsRequest()
-        call = PatientCall(self._stub.ListRewards, request, self.target, expires, self._security)
+        call = PatientCall(self._stub.ListRewards, request, self._peer, expires)
         return list(call.result().rewards)
 
     def close(self) -> None:
@@ -179,7 +176,7 @@ class RewardClient:
         running: deque[_FrameCall] = deque()
         try:
             for frame in frames:
-                call = PatientCall(self._score, frame.payload, self.target, expires, self._security)
+                call = PatientCall(self._score, frame.payload, self._peer, expires)
                 running.append(_FrameCall(frame, call))
                 if frame.samples < samples:
                     call.start()
@@ -201,9 +198,7 @@ class RewardClient:
             if frame.shared_file is None:
                 raise
             self._unshared.add(reward)
-            response = PatientCall(
-                self._score, frame.inline(), self.target, expires, self._security
-            ).result()
+            response = PatientCall(self._score, frame.inline(), self._peer, expires).result()
         running.popleft().forget()
         if len(response.outcomes) != frame.samples:
             raise RewardFailed(

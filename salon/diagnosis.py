@@ -2,36 +2,40 @@
 
 import socket
 import ssl
-from urllib.parse import urlsplit
+import time
 
 from salon.channel import Security
+from salon.targets import addresses
 
 PROBE_SECONDS = 2.0
-"""Longest that a look may take at each step: connecting, the handshake, the first byte."""
+"""Longest that a look may take: connecting, the handshake and the first byte together."""
 
 _CLOSED = "it closes the connection after the handshake"
 
 
-def explain(target: str, security: Security) -> str:
+def explain(target: str, security: Security, seconds: float = PROBE_SECONDS) -> str:
     """What a look at the service shows to be wrong between its TLS and this caller's.
 
     Args:
         target: as `salon.channel.connect` takes it.
         security: what the caller connected with.
+        seconds: longest that the look may take, if less than PROBE_SECONDS.
 
     Returns:
         What is wrong and the way out; empty where TLS is not what is wrong, nobody listens, or the
         target is not one host and port.
     """
-    address = _address(target)
-    if address is None:
+    found = addresses(target) or []
+    if len(found) != 1 or not all(found[0]):
         return ""
+    host, port = found[0]
+    expires = time.monotonic() + min(seconds, PROBE_SECONDS)
     secure = security.ca is not None or security.certificate is not None
     try:
-        with socket.create_connection(address, PROBE_SECONDS) as plain:
-            welcome = _shake_hands(plain, address[0], security, secure)
+        with socket.create_connection((host, port), _left(expires)) as plain:
+            welcome = _shake_hands(plain, host, security, secure, expires)
     except ssl.SSLCertVerificationError as error:
-        return _unverified(address[0], security, error)
+        return _unverified(host, security, error)
     except ssl.SSLError as error:
         return _refused(security, error.reason or str(error)) if secure else ""
     except (OSError, ValueError):
@@ -44,19 +48,17 @@ def explain(target: str, security: Security) -> str:
     )
 
 
-def _address(target: str) -> tuple[str, int] | None:
-    scheme, separator, rest = target.partition(":")
-    if separator and scheme in ("dns", "ipv4", "ipv6", "passthrough"):
-        target = rest.removeprefix("//").rpartition("/")[2]
-    found = urlsplit(f"//{target}")
-    try:
-        port = found.port
-    except ValueError:  # no number, or several addresses
-        return None
-    return (found.hostname, port) if found.hostname and port else None
+def _left(expires: float) -> float:
+    """Seconds until then; raises TimeoutError where there are none, as 0 would mean no waiting."""
+    seconds = expires - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
-def _shake_hands(plain: socket.socket, host: str, security: Security, secure: bool) -> bool:
+def _shake_hands(
+    plain: socket.socket, host: str, security: Security, secure: bool, expires: float
+) -> bool:
     """Do as gRPC would, and say whether the service goes on after the handshake.
 
     Raises:
@@ -70,9 +72,12 @@ def _shake_hands(plain: socket.socket, host: str, security: Security, secure: bo
     if security.certificate is not None:
         context.load_cert_chain(security.certificate, security.key, password="none")  # noqa: S106
     context.set_alpn_protocols(["h2"])
+    plain.settimeout(_left(expires))
     with context.wrap_socket(plain, server_hostname=host) as connection:
         # By TLS 1.3 the handshake is over before a service has seen this caller's certificate, and
         # gRPC's then closes without a word. If all is well it sends its settings of HTTP/2.
+        if secure:
+            connection.settimeout(_left(expires))
         return not secure or bool(connection.recv(1))
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from salon.calls import PatientCall, patiently
+from salon.calls import PatientCall, until_answered
 from salon.channel import MAX_MESSAGE_BYTES, Security
 from salon.client import DEADLINE_SECONDS, RewardClient
 from salon.errors import InvalidRequest
@@ -124,9 +124,7 @@ class LearnedRewardClient(RewardClient):
             part.request_id = f"{request.request_id}/{index}"
             part.base_version = base_version
             part.steps = steps if part is parts[-1] else 0
-            response = PatientCall(
-                self._learned.Fit, part, self.target, expires, self._security
-            ).result()
+            response = PatientCall(self._learned.Fit, part, self._peer, expires).result()
             base_version = response.version
         return Fit(response.version, to_dict(response.metrics))
 
@@ -150,7 +148,7 @@ class LearnedRewardClient(RewardClient):
                 data += piece.data
             return Export(version, bytes(data))
 
-        return patiently(attempt, self.target, expires, self._security)
+        return until_answered(attempt, self._peer, expires)
 
     def import_(
         self, instance: str, data: bytes, *, reward: str = "", deadline: float = DEADLINE_SECONDS
@@ -178,7 +176,7 @@ class LearnedRewardClient(RewardClient):
             )
             return self._learned.Import(pieces, timeout=expires - time.monotonic()).version
 
-        return patiently(attempt, self.target, expires, self._security)
+        return until_answered(attempt, self._peer, expires)
 
     def delete(
         self, instance: str, *, reward: str = "", deadline: float = DEADLINE_SECONDS
@@ -190,7 +188,7 @@ class LearnedRewardClient(RewardClient):
         """
         request = wire.DeleteRequest(reward=reward, instance=instance)
         expires = time.monotonic() + deadline
-        PatientCall(self._learned.Delete, request, self.target, expires, self._security).result()
+        PatientCall(self._learned.Delete, request, self._peer, expires).result()
 
     def _most_bytes(self, limits: reward_pb2.Limits) -> int:
         own = self._max_message_bytes

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -14,15 +15,15 @@ _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-l
 
 def is_local(target: str) -> bool:
     """Whether a gRPC target is certainly on this host: a loopback address or a Unix socket."""
-    hosts = _hosts(target)
-    return hosts is None or all(_is_loopback(host) for host in hosts)
+    found = addresses(target)
+    return found is None or all(_is_loopback(host) for host, _ in found)
 
 
 def is_this_host(target: str) -> bool:
     """Whether a target is this host by any of its names and addresses: no proxy leads there."""
-    hosts = _hosts(target)
-    return hosts is None or all(
-        _is_loopback(host) or host in _LOOPBACK_NAMES or _is_own(host) for host in hosts
+    found = addresses(target)
+    return found is None or all(
+        _is_loopback(host) or host in _LOOPBACK_NAMES or _is_own(host) for host, _ in found
     )
 
 
@@ -32,7 +33,7 @@ def through_proxy(target: str) -> str:
     if name is None or is_this_host(target):
         return ""
     exceptions = next((value for name in EXCEPTIONS if (value := os.environ.get(name))), "")
-    hosts = _hosts(target) or []
+    hosts = [host for host, _ in addresses(target) or []]
     if any(_is_exempt(host, entry.strip()) for host in hosts for entry in exceptions.split(",")):
         return ""
     proxy = urlsplit(os.environ[name])
@@ -48,21 +49,25 @@ def _is_exempt(host: str, entry: str) -> bool:
         return bool(entry) and host.lower().endswith(entry.lower())
 
 
-def _hosts(target: str) -> list[str] | None:
-    """Those of a target; None for a Unix socket."""
+def addresses(target: str) -> list[tuple[str, int | None]] | None:
+    """Each host of a gRPC target with its port, None where it has none; None for a Unix socket."""
     scheme, separator, rest = target.partition(":")
     if scheme in ("unix", "unix-abstract"):
         return None
     if separator and scheme in ("dns", "ipv4", "ipv6", "passthrough"):
         target = rest.removeprefix("//").rpartition("/")[2]
-    return [_host(address) for address in target.split(",")]
+    return [_host_and_port(address) for address in target.split(",")]
 
 
-def _host(address: str) -> str:
+def _host_and_port(address: str) -> tuple[str, int | None]:
     if address.startswith("["):
-        return address[1:].partition("]")[0]
-    # Two or more colons without brackets: an IPv6 address without a port.
-    return address.partition(":")[0] if address.count(":") == 1 else address
+        host, _, rest = address[1:].partition("]")
+    elif address.count(":") == 1:
+        host, rest = address.partition(":")[0], address[address.index(":") :]
+    else:  # two or more colons without brackets: an IPv6 address without a port
+        return address, None
+    port = rest.removeprefix(":")
+    return host, int(port) if re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536 else None
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,6 +4,7 @@ Where the pixels lie in a shared file, the claim check holds a request that name
 worker, which passes requests on as they are, never sees them.
 """
 
+import math
 import queue
 import time
 from functools import cache, lru_cache
@@ -41,6 +42,13 @@ RETRY_SECONDS = (1.0, 2.0, 5.0)
 
 WORDS_SECONDS = 600
 """How long it is told what a service answered as last."""
+
+
+EXPLAINED_SECONDS = 30.0
+"""How long it is believed what a look at a service without a connection has shown."""
+
+# By target, when it was looked at, and what that showed.
+_explained: dict[str, tuple[float, str]] = {}
 
 
 # Both are made on first use, in the child that uses them: neither survives a fork.
@@ -147,9 +155,10 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
     target = settings.target(task.reward)
     service = f"reward service {task.reward} at {target}{through_proxy(target)}"
     if not _is_connected(_service(target)):
-        why = explain(target, settings.security)
+        why = _explanation(target)
         why = why or f"it does not answer; {_last_words(target) or 'see its log'}"
         raise _Waiting(f"waiting for {service}: {why}")
+    _explained.pop(target, None)
     attempt = _count_attempt(task, 1)
     if attempt > settings.score_attempts:
         said = _last_words(target)
@@ -195,6 +204,15 @@ def _is_connected(channel: grpc.Channel) -> bool:
     finally:
         channel.unsubscribe(note)
     return state is grpc.ChannelConnectivity.READY
+
+
+def _explanation(target: str) -> str:
+    """What `explain` says of it, which may take a while: not looked for anew at each try."""
+    looked, why = _explained.get(target, (-math.inf, ""))
+    if time.monotonic() - looked > EXPLAINED_SECONDS:
+        why = explain(target, settings.security)
+        _explained[target] = (time.monotonic(), why)
+    return why
 
 
 def _attempts_key(task: ScoreMessage) -> str:

@@ -49,7 +49,7 @@ def show(job: JobName, as_json: AsJson = False) -> None:
         return
     print_table(jobs_table([record]))
     spec = yaml.safe_dump(dict(record.spec), sort_keys=False, allow_unicode=True)
-    console.print(spec, markup=False, soft_wrap=True)
+    console.print(spec, soft_wrap=True)
 
 
 def cancel(job: JobName) -> None:
@@ -78,7 +78,7 @@ def show_logs(
         store = JobStore(connect(settings.redis_url))
     try:
         for line in store.follow_log(name) if follow else store.logs(name):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 

@@ -4,13 +4,11 @@ import time
 
 from celery import Celery
 
-from salon.broker import TRAIN_QUEUE, create_app, score_queue
+from salon.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.cli.specs import rewards_of
-from salon.jobs import Job, JobState, JobStore
+from salon.jobs import Event, Job, JobState, JobStore
 from salon.numbers import duration
 from salon.settings import Settings
-
-ANSWER_SECONDS = 1.0  # for workers to say which queues they serve
 
 
 class Queue:
@@ -22,8 +20,7 @@ class Queue:
 
     def served(self) -> set[str]:
         """The queues from which some living worker takes, as far as workers answer in time."""
-        answers = self._app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
-        return {queue["name"] for queues in answers.values() for queue in queues}
+        return served_queues(self._app)
 
     def waits_for(self, job: Job) -> str:
         """Who is before `job`, what the first of them waits for, and which workers are missing."""
@@ -43,22 +40,25 @@ class Queue:
         first = ahead[0]
         others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
         age = duration(time.time() - (first.started or first.submitted))
-        doing = [self._doing(first), *_missing_workers(first, served)]
-        said = ", ".join(part for part in doing if part)
+        event = self._store.latest(first.id)
+        missing = _missing_workers(first, served)
+        said = ", ".join(part for part in (_doing(event), *missing) if part)
+        stuck = first.state is JobState.QUEUED or (event is not None and event.kind == "waiting")
+        advice = f"; `salon cancel {first.id}` takes it out of the way" if missing and stuck else ""
         return (
             f"behind {first.id}{others}, {first.state.value} for {age}"
-            f"{f' ({said})' if said else ''}; "
-            f"`salon cancel {first.id}` takes it out of the way"
+            f"{f' ({said})' if said else ''}{advice}"
         )
 
-    def _doing(self, job: Job) -> str:
-        event = self._store.latest(job.id)
-        if event is None:
-            return ""
-        if event.kind == "iteration":
-            return f"iteration {event.data['iteration']}/{event.data['iterations']}"
-        # Of a state, why it came to it: an attempt that failed, for one.
-        return str(event.data.get("text") or event.data.get("reason") or "")
+
+def _doing(event: Event | None) -> str:
+    """What a job does, by its newest event."""
+    if event is None:
+        return ""
+    if event.kind == "iteration":
+        return f"iteration {event.data.get('iteration', '?')}/{event.data.get('iterations', '?')}"
+    # Of a state, why it came to it: an attempt that failed, for one.
+    return str(event.data.get("text") or event.data.get("reason") or "")
 
 
 def _is_ahead(other: Job, job: Job) -> bool:

@@ -14,7 +14,7 @@ from salon import stack
 from salon.cli.jobs import AsJson
 from salon.cli.score_table import Answer, Batch, answers_as_json, ask_all, ask_one, score_table
 from salon.cli.terminal import EXIT_ERROR, console, notices, print_error, print_json, print_table
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, SalonError
 from salon.local_services import ALL
 from salon.settings import Settings, load_settings
 
@@ -47,7 +47,8 @@ def score(
 
     A file that cannot be read is an error on stderr, and the others are scored. In the table a
     reward that lacks an input, such as --prompt, says so: that is an answer, and the exit code
-    stays 0. Whatever else has no score makes it 1.
+    stays 0. Whatever else has no score makes it 1. What keeps the one reward that is asked from
+    scoring at all, such as a service that is away, ends the command.
     """
     settings = load_settings()
     limit = settings.max_message_bytes
@@ -58,7 +59,7 @@ def score(
         _parse(metadata) if metadata else None,
         _read(reference, limit) if reference else None,
     )
-    targets = reward_targets(settings)
+    targets = known_targets(settings)
     documents: list[dict[str, Any]] = []
     failed = False
     for first in range(0, len(images), FILES_AT_ONCE):
@@ -72,6 +73,8 @@ def score(
         elif batch.names:
             place = target or targets.get(reward, settings.reward_target)
             answers = [ask_one(settings, place, reward, batch)]
+        # What keeps the only reward from scoring at all keeps it from scoring the files to come.
+        broken = answers[0].said if answers and reward != ALL else None
         failed |= bool(unread) or any(answer.failed for answer in answers)
         if as_json:
             scored = iter(answers_as_json(answers, batch))
@@ -79,20 +82,26 @@ def score(
                 documents += [unread[index]] if index in unread else next(scored, [])
         elif reward == ALL and answers:
             print_table(score_table(answers, batch))
-        elif answers:
+        elif answers and not isinstance(broken, SalonError):
             _print_lines(answers[0], batch)
+        if isinstance(broken, SalonError):
+            print_error(broken)
+            rest = replace(about, names=[str(path) for path in images[first + len(paths) :]])
+            documents += [entry for [entry] in answers_as_json(answers, rest)]
+            break
     if as_json:
         print_json(documents)
     if failed:
         raise typer.Exit(EXIT_ERROR)
 
 
-def reward_targets(settings: Settings) -> dict[str, str]:
+def known_targets(settings: Settings) -> dict[str, str]:
     """host:port by reward: those of the running stack, or those that the settings name."""
     state = stack.running(settings)
     if state is not None:
         return dict(state.get("rewards", {}))
-    return {"": settings.reward_target, **settings.reward_targets}
+    named = "reward_target" in settings.model_fields_set or not settings.reward_targets
+    return ({"": settings.reward_target} if named else {}) | settings.reward_targets
 
 
 def _read_all(

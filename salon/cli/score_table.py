@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +27,7 @@ class Batch:
     reference: bytes | None = None
 
     def score(self, client: RewardClient, reward: str) -> list[Outcome | SalonError]:
-        """N outcomes; raises as `RewardClient.score` does, but not for one image among others."""
+        """N outcomes, or why an image could not be sent; else raises as `RewardClient.score`."""
         count = len(self.images)
         try:
             return [
@@ -39,17 +39,14 @@ class Batch:
                     references=None if self.reference is None else [self.reference] * count,
                 )
             ]
-        except InvalidRequest:
-            if count == 1:
-                raise
-        return [self._score_alone(client, reward, index) for index in range(count)]
-
-    def _score_alone(self, client: RewardClient, reward: str, index: int) -> Outcome | SalonError:
-        alone = replace(self, names=[self.names[index]], images=[self.images[index]])
-        try:
-            return alone.score(client, reward)[0]
         except InvalidRequest as error:
-            return error
+            if count == 1:
+                return [error]
+        alone = (
+            replace(self, names=[name], images=[image])
+            for name, image in zip(self.names, self.images, strict=True)
+        )
+        return [said for each in alone for said in each.score(client, reward)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Answer:
     def failed(self) -> bool:
         """Whether something went wrong, beyond an input that was not given."""
         if isinstance(self.said, SalonError):
-            return not _is_answer(self.said)
+            return self.was_named or not _is_answer(self.said)
         errors = [error for said in self.said if (error := error_of(said))]
         return any(self.was_named or not _is_answer(error) for error in errors)
 
@@ -78,19 +75,19 @@ class Answer:
 
 
 def ask_one(settings: Settings, target: str, reward: str, batch: Batch) -> Answer:
-    """The answer of the one reward that was asked for (empty: the service's own).
-
-    Raises:
-        SalonError: it scored nothing at all.
-    """
-    with RewardClient(
-        target, max_message_bytes=settings.max_message_bytes, security=settings.security
-    ) as client:
-        said = batch.score(client, reward)
-    scored = [each for each in said if isinstance(each, Outcome)]
-    if not scored:  # the error of each is the error of all
-        raise cast("SalonError", said[0])
-    return Answer(scored[0].reward, scored[0].version, said, was_named=True)
+    """The answer of the one reward that was asked for (empty: the service's own)."""
+    try:
+        with RewardClient(
+            target, max_message_bytes=settings.max_message_bytes, security=settings.security
+        ) as client:
+            said = batch.score(client, reward)
+            for each in said:
+                if isinstance(each, Outcome):
+                    return Answer(each.reward, each.version, said, was_named=True)
+            about = client.describe(reward)
+            return Answer(about.name, about.version, said, was_named=True)
+    except SalonError as error:
+        return Answer(reward, "", error, was_named=True)
 
 
 def ask_all(settings: Settings, targets: Mapping[str, Sequence[str]], batch: Batch) -> list[Answer]:
@@ -128,7 +125,7 @@ def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[s
         [
             {
                 "image": name,
-                "reward": answer.reward,
+                "reward": answer.reward or None,
                 "version": answer.version or None,
                 **_result(said),
             }

@@ -42,9 +42,21 @@ def _count(prompts: Sequence[str]) -> str:
 
 
 def rewards_of(resolved: Mapping[str, Any]) -> list[str]:
-    """The names of all rewards that a resolved spec asks for."""
-    trained = [reward["name"] for reward in resolved.get("rewards", [])]
-    return [*trained, *resolved.get("eval_rewards", [])]
+    """The names of all rewards that a resolved spec asks for.
+
+    Whoever may write to Redis chose what a record holds: what is no name there is left out.
+    """
+    trained = [
+        reward.get("name") if isinstance(reward, Mapping) else None
+        for reward in _listed(resolved, "rewards")
+    ]
+    names = [*trained, *_listed(resolved, "eval_rewards")]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _listed(resolved: Mapping[str, Any], key: str) -> list[Any]:
+    found = resolved.get(key)
+    return found if isinstance(found, list) else []
 
 
 def check(

@@ -39,7 +39,7 @@ def up(
     for reward, target in state["rewards"].items():
         table.add_row(reward, target)
     print_table(table)
-    console.print(f"redis at {shown(settings.redis_url)}", markup=False, soft_wrap=True)
+    console.print(f"redis at {shown(settings.redis_url)}", soft_wrap=True)
 
 
 def down() -> None:

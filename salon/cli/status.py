@@ -7,16 +7,16 @@ import grpc
 import redis
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from kombu.exceptions import OperationalError
 from rich.table import Table
 from rich.text import Text
 
 from salon import stack
-from salon.broker import TRAIN_QUEUE, score_queue
+from salon.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.channel import connect
 from salon.cli.jobs import AsJson
-from salon.cli.queue import Queue
 from salon.cli.records import record_as_json
-from salon.cli.score import reward_targets
+from salon.cli.score import known_targets
 from salon.cli.specs import rewards_of
 from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
@@ -60,7 +60,7 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
 def _rewards(settings: Settings) -> list[dict[str, Any]]:
     """Every reward that is known to be served somewhere, and what its service answers."""
     targets: dict[str, list[str]] = {}
-    for reward, target in reward_targets(settings).items():
+    for reward, target in known_targets(settings).items():
         targets.setdefault(target, []).extend([reward] if reward else [])
     rows = []
     for target, expected in targets.items():
@@ -103,7 +103,7 @@ def _redis(settings: Settings) -> dict[str, Any]:
     try:
         client = connect_now(settings.redis_url)
         store = JobStore(client)
-        served = Queue(store, settings).served()
+        served = served_queues(create_app(settings))
         jobs = store.active()
         rewards = {name for job in jobs for name in rewards_of(job.spec)}
         names = {TRAIN_QUEUE, *served, *(score_queue(reward) for reward in rewards)}
@@ -111,7 +111,7 @@ def _redis(settings: Settings) -> dict[str, Any]:
             {"queue": name, "waiting": client.llen(name), "served": name in served}
             for name in sorted(names)
         ]
-    except (StackUnavailable, redis.RedisError) as error:
+    except (StackUnavailable, redis.RedisError, OperationalError) as error:
         return {"redis": {"url": url, "error": str(error)}, "queues": [], "jobs": []}
     return {
         "redis": {"url": url, "error": None},
@@ -127,8 +127,15 @@ def _is_healthy(found: Mapping[str, Any]) -> bool:
         and all(part["running"] for part in processes)
         and not (found["stack"] and found["stack"]["failing"])
         and all(reward["healthy"] for reward in found["rewards"])
-        and all(queue["served"] for queue in found["queues"])
+        and not any(_lacks_worker(queue, found) for queue in found["queues"])
     )
+
+
+def _lacks_worker(queue: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a worker is missing: who only scores needs none that trains."""
+    if queue["queue"] == TRAIN_QUEUE and not (queue["waiting"] or found["jobs"] or found["stack"]):
+        return False
+    return not queue["served"]
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -155,7 +162,8 @@ def _print(found: Mapping[str, Any]) -> None:
     if found["queues"]:
         table = Table("queue", "waiting", "worker", box=None)
         for row in found["queues"]:
-            worker = _good("yes") if row["served"] else _bad("none answers")
+            absent = Text("none answers", style="red" if _lacks_worker(row, found) else "")
+            worker = _good("yes") if row["served"] else absent
             table.add_row(row["queue"], str(row["waiting"]), worker)
         print_table(table)
     for job in found["jobs"]:

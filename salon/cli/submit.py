@@ -12,6 +12,7 @@ import redis
 import typer
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from salon import stack
 from salon.bound_jobs import bound_key
@@ -19,7 +20,7 @@ from salon.broker import create_app, send_launch, served_rewards
 from salon.cli.jobs import AsJson, JobName, check_report_file, compare, open_store
 from salon.cli.queue import Queue
 from salon.cli.records import find, result_table, shown_path, whole_as_json
-from salon.cli.score import reward_targets
+from salon.cli.score import known_targets
 from salon.cli.specs import CheckedSpec, check, parse_seeds
 from salon.cli.terminal import (
     EXIT_INTERRUPTED,
@@ -32,7 +33,7 @@ from salon.cli.terminal import (
 from salon.cli.watch import watch
 from salon.connection import connect
 from salon.errors import InvalidRequest, SalonError
-from salon.jobs import Job, JobState, JobStore
+from salon.jobs import Event, Job, JobState, JobStore
 from salon.local_services import refuse_misspelt
 from salon.settings import Settings, load_settings
 from salon.stand_ins import check_rewards
@@ -72,16 +73,18 @@ def submit(
         _announce(settings, checked[0], screen)
         for each in checked:
             jobs.append(_submit(settings, each).id)
-            screen.print(f"submitted [bold]{jobs[-1]}[/bold]", soft_wrap=True)
+            _print_submitted(jobs[-1], screen)
         if follow and seeds:
             _watch_all(settings, jobs, out, screen)
         elif follow:
             _watch(settings, jobs[0], screen)
-    finally:
-        if as_json and jobs:
-            store = open_store(settings)
-            records = [whole_as_json(store, store.get(job)) for job in jobs]
-            print_json(records if seeds else records[0])
+    except BaseException:
+        with suppress(SalonError, redis.RedisError):  # of the two errors, the first is the cause
+            if as_json and jobs:
+                _print_records(settings, jobs, as_list=bool(seeds))
+        raise
+    if as_json:
+        _print_records(settings, jobs, as_list=bool(seeds))
 
 
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
@@ -120,7 +123,7 @@ def _run(settings: Settings, checked: CheckedSpec) -> None:
         settings = load_settings()  # read anew: now the stack's Redis has a password
         _announce(settings, checked, console)
         job = _submit(settings, checked, bound_key(settings)).id
-        console.print(f"submitted [bold]{job}[/bold]", soft_wrap=True)
+        _print_submitted(job, console)
         _follow(settings, job, console)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -157,7 +160,7 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
     """Say what is submitted, and which of its rewards nobody scores."""
     open_store(settings)
     if not checked.resolved["allow_stand_ins"]:
-        targets = reward_targets(settings)
+        targets = known_targets(settings)
         check_rewards(checked.resolved["model"], checked.rewards, targets, settings.security)
     served = served_rewards(create_app(settings))
     refuse_misspelt(checked.rewards, settings.reward_targets.keys() | served)
@@ -169,8 +172,12 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
             soft_wrap=True,
         )
     outline = yaml.safe_dump(checked.outline(), sort_keys=False, allow_unicode=True)
-    screen.print(outline.rstrip(), style="dim", markup=False, soft_wrap=True)
+    screen.print(outline.rstrip(), style="dim", soft_wrap=True)
     screen.print("# the rest has its defaults", style="dim")
+
+
+def _print_submitted(job: str, screen: Console) -> None:
+    screen.print(Text("submitted ").append(job, style="bold"), soft_wrap=True)
 
 
 def _submit(settings: Settings, checked: CheckedSpec, bound_to: str = "") -> Job:
@@ -184,6 +191,12 @@ def _submit(settings: Settings, checked: CheckedSpec, bound_to: str = "") -> Job
             store.cancel(job.id)
         raise
     return job
+
+
+def _print_records(settings: Settings, jobs: Sequence[str], *, as_list: bool) -> None:
+    store = open_store(settings)
+    records = [whole_as_json(store, store.get(job)) for job in jobs]
+    print_json(records if as_list else records[0])
 
 
 def _watch(settings: Settings, job: str, screen: Console) -> Job:
@@ -207,11 +220,21 @@ def _watch_all(settings: Settings, jobs: Sequence[str], out: Path, screen: Conso
             folders.append(_watch(settings, job, screen).folder)
         except JobEnded as error:
             failures.append(str(error))
-            screen.print(str(error), style="yellow", soft_wrap=True, markup=False)
+            screen.print(str(error), style="yellow", soft_wrap=True)
     if folders:
         compare(folders, out, screen)
     if failures:
         raise JobEnded(f"{len(failures)} of {len(jobs)} jobs did not succeed: {failures[0]}")
+
+
+def _print_result(result: Event, screen: Console) -> None:
+    try:
+        table = result_table(result.data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        text = f"entry {result.id} of the job's history cannot be shown: {error!r}"
+        screen.print(text, style="yellow", soft_wrap=True)
+    else:
+        print_table(table, screen)
 
 
 def _follow(settings: Settings, job: str, screen: Console) -> Job:
@@ -226,7 +249,7 @@ def _follow(settings: Settings, job: str, screen: Console) -> Job:
     if record.state is not JobState.SUCCEEDED:
         raise JobEnded(f"{job} {record.state.value}: {record.reason}")
     if result := store.latest(job, "result"):
-        print_table(result_table(result.data), screen)
+        _print_result(result, screen)
     folder = shown_path(record.folder)
     screen.print(f"report  {folder / 'report.html'}\nmodel   {folder / 'model'}", soft_wrap=True)
     return record

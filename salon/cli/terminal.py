@@ -62,8 +62,9 @@ class _Terminal(Console):
         raise SystemExit(EXIT_BROKEN_PIPE)
 
 
-console = _Terminal(highlight=False)
-notices = _Terminal(highlight=False, stderr=True)
+# Much of what is printed is the user's, as paths and names: no markup, and no code of an emoji.
+console = _Terminal(markup=False, emoji=False, highlight=False)
+notices = _Terminal(markup=False, emoji=False, highlight=False, stderr=True)
 """For what is no answer: errors, warnings, and all words where the answer is JSON."""
 
 

@@ -14,4 +14,4 @@ def token(
     file: Annotated[Path, typer.Argument(help="The services' --tokens file, made if need be.")],
 ) -> None:
     """Make a bearer token: its hash is added to FILE, the token itself is printed, once."""
-    console.print(add_token(name, file), markup=False, soft_wrap=True)
+    console.print(add_token(name, file), soft_wrap=True)

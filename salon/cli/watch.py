@@ -17,12 +17,18 @@ from rich.text import Text
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
 from salon.jobs import Event, Job, JobState, JobStore
-from salon.numbers import decimals_for, is_rounding, mean_and_std
+from salon.numbers import decimals_for, is_number, is_rounding, mean_and_std
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # iterations over which the speed is taken
 WIDTH = 48  # columns of a curve and of the progress bar, where there is room for them
 QUEUE_SECONDS = 5.0  # between two looks at what a queued job waits for
+
+_NUMBERS = (
+    *("iteration", "iterations", "seconds"),
+    *("samples_per_second", "reward_wait_fraction", "reward_wait_seconds"),
+)
+"""Of an iteration."""
 
 
 class Screen:
@@ -157,10 +163,52 @@ class Screen:
 def _rewards(data: Mapping[str, Any]) -> list[str]:
     """Their names; what is shown is their scores: a normalised sum of them has no level."""
     return [
-        name.split("/")[1]
+        name.removeprefix("rewards/").removesuffix("/mean")
         for name in data
         if name.startswith("rewards/") and name.endswith("/mean")
     ]
+
+
+def _showable(event: Event) -> Event:
+    """`event`; or, where it lacks what is shown of its kind, a warning in its place.
+
+    Whoever may write to Redis chose what it holds, and so did other releases.
+    """
+    try:
+        _check(event.kind, event.data)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        lacks = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        text = f"entry {event.id} of the job's history cannot be shown: its {event.kind} {lacks}"
+        return Event(event.id, "warning", {"text": text})
+    return event
+
+
+def _check(kind: str, data: Mapping[str, Any]) -> None:
+    """Whether `Screen` can take and show such an event.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: it cannot.
+    """
+    if kind == "state":
+        JobState(data["state"])
+        texts = {"reason": data.get("reason", "")}
+        if "owner" in data:
+            texts["owner"], _ = data["owner"], data["attempt"]
+    elif kind in ("evaluation", "warning", "stage", "waiting"):
+        texts = {"text": data["text"]}
+    else:
+        texts = {}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"has no text as {name}: {text!r:.100}")
+    if kind == "iteration":
+        numbers = {name: data[name] for name in _NUMBERS} | {"dropped": data.get("dropped") or 0}
+        for reward in _rewards(data):
+            scores = {f"rewards/{reward}/{name}" for name in ("mean", "std")}
+            numbers |= {name: data[name] for name in scores if data.get(name) is not None}
+        for name, number in numbers.items():
+            if not (isinstance(number, int | float) and is_number(number)):
+                raise TypeError(f"has no number as {name}: {number!r:.100}")
 
 
 def watch(store: JobStore, job: str, console: Console, queue: Queue | None = None) -> Job:
@@ -196,7 +244,8 @@ def _events(
 ) -> Iterator[Event]:
     """Those of the job, and `waiting` while it is queued, whenever it waits for something else."""
     queued, told, looked = True, "", 0.0
-    for event in store.follow(job, block_seconds):
+    for found in store.follow(job, block_seconds):
+        event = found and _showable(found)
         if event is not None:
             if event.kind == "state":
                 queued, told = event.data["state"] == JobState.QUEUED, ""

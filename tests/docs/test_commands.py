@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -14,6 +15,8 @@ from salon.errors import ServiceUnavailable
 from salon.jobs import Job, JobState
 from salon.local_services import LOCAL_SERVICES
 from salon.settings import Settings
+from trainer.evaluation import Evaluation, effects
+from trainer.spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -38,6 +41,27 @@ def test_every_option_on_the_page_exists():
 def test_the_record_on_the_page_has_the_fields_of_a_record():
     job = Job("x", "x", {}, JobState("queued"), "", 0, 0, "", "", False, 1.0, 0.0, 0.0)
     assert list(RECORD) == [*record_as_json(job), "result", "spec"]
+
+
+def test_the_result_on_the_page_has_the_fields_of_a_result():
+    spec = JobSpec.model_validate(
+        {
+            "name": "x",
+            "model": "x",
+            "prompts": ["one"],
+            "rewards": [{"name": "mine"}],
+            "iterations": 1,
+            "algorithm": {"name": "ddpo"},
+            "evaluation": {"prompts": ["two"]},
+        }
+    )
+    images = np.zeros((0, 2, 2, 3), np.uint8)
+    evaluation = Evaluation(["two"], [0], images, {"mine": np.array([0.5])})
+    found = effects(spec, evaluation, evaluation)
+    assert list(RECORD["result"]) == list(found)
+    [shown] = RECORD["result"]["rewards"].values()
+    assert list(shown) == list(found["rewards"]["mine"])
+    assert list(shown["before"]) == list(found["rewards"]["mine"]["before"])
 
 
 def test_the_scores_on_the_page_have_the_fields_of_a_score():

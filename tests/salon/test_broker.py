@@ -12,6 +12,8 @@ from salon.broker import (
     score_queue,
     send_launch,
     send_score,
+    served_queues,
+    served_rewards,
 )
 
 
@@ -63,3 +65,16 @@ def test_a_task_survives_its_worker(app, settings):
 
 def test_queues_are_named_after_rewards():
     assert score_queue("aesthetic") == "score.aesthetic"
+
+
+def test_served_is_what_living_workers_take_from(app, monkeypatch):
+    answers = {
+        "one": [{"name": "train"}, {"name": "score.l2"}],
+        "other": [{"name": "score.l2"}, {"name": "score.mine"}],
+    }
+    inspect = type(app.control.inspect())
+    monkeypatch.setattr(inspect, "active_queues", lambda _: answers)
+    assert served_queues(app) == {"train", "score.l2", "score.mine"}
+    assert served_rewards(app) == {"l2", "mine"}
+    monkeypatch.setattr(inspect, "active_queues", lambda _: None)  # nobody answers
+    assert served_queues(app) == served_rewards(app) == set()

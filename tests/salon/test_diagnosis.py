@@ -1,14 +1,17 @@
 """What a caller is told whose TLS does not fit the service's: by real gRPC servers."""
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from salon import RewardClient
-from salon.channel import Security
+from salon.calls import Peer, until_answered
+from salon.channel import Security, connect
 from salon.diagnosis import explain
-from salon.errors import ServiceUnavailable
+from salon.errors import DeadlineExceeded, ServiceUnavailable
 from services.tls import TlsFiles, server_credentials
 from tests.fixtures.certificates import Authority
 from tests.fixtures.service import free_port
@@ -113,3 +116,40 @@ def test_a_service_that_answers_is_not_looked_at(jpeg_service, monkeypatch):
     monkeypatch.setattr("salon.calls.explain", None)
     with RewardClient(jpeg_service.target) as client:
         assert client.describe().name == "jpeg_compressibility"
+
+
+def test_a_service_that_has_the_call_and_is_silent_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr("salon.calls.explain", None)
+    over = threading.Event()
+
+    class Silent(grpc.GenericRpcHandler):
+        def service(self, _details):
+            return grpc.unary_unary_rpc_method_handler(lambda *_: over.wait() and b"")
+
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Silent()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with RewardClient(f"127.0.0.1:{port}") as client, pytest.raises(DeadlineExceeded):
+            client.describe(deadline=0.5)
+    finally:
+        over.set()
+        server.stop(0)
+
+
+@pytest.mark.parametrize(("left", "looks"), [(-1.0, 0), (0.0, 0), (1.5, 1)])
+def test_a_look_takes_no_longer_than_the_callers_deadline(monkeypatch, left, looks):
+    taken = []
+    monkeypatch.setattr("salon.calls.explain", lambda *arguments: taken.append(arguments[2]) or "")
+    target = f"127.0.0.1:{free_port()}"
+    expires = time.monotonic() + left
+    with connect(target, retries=False) as channel, pytest.raises(ServiceUnavailable):
+        call = channel.unary_unary("/x/Y")
+        until_answered(lambda: call(b"", timeout=20), Peer(target, channel, Security()), expires)
+    assert len(taken) == looks
+    assert all(0 < seconds <= left for seconds in taken)
+
+
+def test_without_time_nothing_is_found(secure):
+    assert "speaks TLS" in explain(secure, Security())
+    assert explain(secure, Security(), 0.0) == ""

@@ -4,7 +4,7 @@ import pytest
 
 from salon.channel import connect
 from salon.errors import ServiceUnavailable, from_rpc_error
-from salon.targets import is_local, is_this_host, through_proxy
+from salon.targets import addresses, is_local, is_this_host, through_proxy
 from tests.fixtures.redis import free_port
 
 
@@ -74,3 +74,22 @@ def test_an_error_names_the_proxy(monkeypatch):
         error = from_rpc_error(call.exception(), "rewards.example:50051")
     assert isinstance(error, ServiceUnavailable)
     assert f"(through the proxy {dead} of http_proxy; no_proxy lists" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("rewards:1", [("rewards", 1)]),
+        ("rewards", [("rewards", None)]),
+        ("[::1]:50051", [("::1", 50051)]),
+        ("[::1]", [("::1", None)]),
+        ("::1", [("::1", None)]),
+        ("dns://10.0.0.1/rewards:1", [("rewards", 1)]),
+        ("ipv4:127.0.0.1:1,127.0.0.2:2", [("127.0.0.1", 1), ("127.0.0.2", 2)]),
+        ("rewards:http", [("rewards", None)]),
+        ("rewards:65536", [("rewards", None)]),
+        ("unix:/run/salon.sock", None),
+    ],
+)
+def test_hosts_and_ports_of_a_target(target, found):
+    assert addresses(target) == found

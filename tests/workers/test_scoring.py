@@ -10,6 +10,7 @@ import pytest
 from salon.blobs import Reference
 from salon.broker import ScoreMessage
 from salon.connection import connect
+from salon.diagnosis import explain
 from salon.errors import (
     Interrupted,
     Overloaded,
@@ -17,6 +18,8 @@ from salon.errors import (
     ServiceUnavailable,
     to_status,
 )
+from services.tls import TlsFiles, server_credentials
+from tests.fixtures.certificates import Authority
 from tests.fixtures.stack import wait_until
 from workers import scoring
 
@@ -26,10 +29,13 @@ REFERENCE = Reference(key=f"salon:blob:{'0' * 32}", size=1, sha256="0" * 64, exp
 class Service(grpc.GenericRpcHandler):
     """Ends its calls as `script` says, one after the other; then it scores."""
 
-    def __init__(self, target):
+    def __init__(self, target, credentials=None):
         self.script = []
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self])
-        self._server.add_insecure_port(target)
+        if credentials is None:
+            self._server.add_insecure_port(target)
+        else:
+            self._server.add_secure_port(target, credentials)
         self._server.start()
 
     def service(self, _details):
@@ -57,6 +63,7 @@ def worker(settings, monkeypatch):
     monkeypatch.setattr(scoring, "_redis", lambda: redis)
     yield settings
     scoring._service.cache_clear()
+    scoring._explained.clear()
 
 
 @pytest.fixture
@@ -159,3 +166,28 @@ def test_a_service_that_takes_connections_and_says_nothing_is_given_up(worker, b
     )
     with socket.create_server((host, int(port))), pytest.raises(scoring._Waiting):
         scoring._score(batch, b"")
+
+
+def test_a_service_that_speaks_tls_is_named_and_looked_at_once_for_many_batches(
+    worker, batch, monkeypatch, tmp_path
+):
+    before = threading.active_count()
+    looks = []
+
+    def look(*arguments):
+        looks.append(arguments[0])
+        return explain(*arguments)
+
+    monkeypatch.setattr(scoring, "explain", look)
+    credentials = server_credentials(TlsFiles(*Authority(tmp_path).issue("server")))
+    service = Service(worker.reward_target, credentials)
+    for _ in range(5):
+        with pytest.raises(scoring._Waiting, match="the service speaks TLS and this caller does"):
+            scoring._score(batch, b"")
+    assert looks == [worker.reward_target]
+    monkeypatch.setattr(scoring, "EXPLAINED_SECONDS", -1.0)
+    with pytest.raises(scoring._Waiting):
+        scoring._score(batch, b"")
+    assert len(looks) == 2, "what has been found is not believed for good"
+    service.stop()
+    wait_until(lambda: threading.active_count() <= before, "nobody watches the channel")

@@ -337,6 +337,24 @@ def test_a_hangup_that_is_ignored_at_the_start_ends_nothing(salon, spec):
     assert salon.processes() == []
 
 
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(salon):
+    code = """
+import sys
+import salon.cli
+
+class Interrupt:
+    def find_spec(name, *_):
+        if name == "salon.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+salon.cli.main()
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_the_version(salon):
     assert salon("--version").out == f"salon {version('salon')}\n"
 

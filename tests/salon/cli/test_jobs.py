@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kombu.exceptions import OperationalError
 from typer.testing import CliRunner
 
 from salon.cli.app import app
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import InvalidRequest, SalonError, StackUnavailable
 from salon.jobs import JobState, JobStore
 from salon.lease import acquire
 from tests.fixtures.stack import environment
@@ -192,3 +193,50 @@ def test_seeds_that_are_followed_end_in_one_report(salon, spec, store, redis_cli
         salon("submit", spec, "--seeds", "3-5", "--watch", "--out", "all.html")
     thread.join()
     assert trainer.read_text() == "-P -m trainer compare /runs/3 /runs/5 --out all.html\n"
+
+
+def test_with_json_the_error_that_ends_it_is_not_hidden_by_redis(salon, spec, monkeypatch):
+    def away(*_):
+        raise StackUnavailable("no Redis answers any more")
+
+    def breaks(*_):
+        monkeypatch.setattr("salon.cli.submit.open_store", away)
+        raise SalonError("the true reason")
+
+    monkeypatch.setattr("salon.cli.submit._watch", breaks)
+    with pytest.raises(SalonError, match="the true reason"):
+        salon("submit", spec, "--watch", "--json")
+
+
+def test_a_result_that_cannot_be_shown_is_said(salon, spec, store, redis_client, monkeypatch):
+    def trainer(_, job):
+        lease = acquire(redis_client, job, "host:1", "/runs/x", 30, 3)
+        lease.emit("result", {"rewards": {"x": {"before": 1}}, "eval_rewards": {}})
+        lease.finish(JobState.SUCCEEDED)
+
+    monkeypatch.setattr("salon.cli.submit.send_launch", trainer)
+    told = salon("submit", spec, "--watch").stdout
+    assert "of the job's history cannot be shown" in told
+    assert "report  " in told
+
+
+def test_status_is_a_document_even_where_the_broker_refuses(salon, monkeypatch):
+    def refuses(_):
+        raise OperationalError("READONLY for now")
+
+    monkeypatch.setattr("salon.cli.status.served_queues", refuses)
+    found = document(salon("status", "--json", code=1))
+    assert found["redis"]["error"] == "READONLY for now"
+
+
+def test_who_only_scores_lacks_no_training_worker(salon, store, monkeypatch, jpeg_service):
+    monkeypatch.delenv("SALON_REWARD_TARGET")
+    named = {"jpeg_compressibility": jpeg_service.target}
+    named["jpeg_incompressibility"] = jpeg_service.target
+    monkeypatch.setenv("SALON_REWARD_TARGETS", json.dumps(named))
+    found = document(salon("status", "--json"))
+    assert found["healthy"]
+    assert found["queues"] == [{"queue": "train", "waiting": 0, "served": False}]
+    assert {reward["target"] for reward in found["rewards"]} == {jpeg_service.target}
+    store.submit("tiny", {})
+    assert not document(salon("status", "--json", code=1))["healthy"]

@@ -89,3 +89,32 @@ def test_watching_says_it_once(store, settings, redis_client, monkeypatch):
 
 def quick(follow):
     return lambda store, job, block_seconds: follow(store, job, 0.05)
+
+
+def test_a_job_that_can_start_or_goes_on_is_not_to_be_taken_out_of_the_way(
+    store, settings, redis_client
+):
+    old, mine = store.submit("old", spec("l2")).id, store.submit("mine", spec("l2"))
+    queue = Served(store, settings)
+    assert queue.waits_for(mine).startswith(f"behind {old}, queued for ")
+    assert "salon cancel" not in queue.waits_for(mine)
+    lease = acquire(redis_client, old, "host:1", "", 30, 3)
+    lease.emit("iteration", {"iteration": 3, "iterations": 40})
+    queue.queues = frozenset({TRAIN_QUEUE})  # its worker is busy and does not answer
+    assert "salon cancel" not in queue.waits_for(mine)
+
+
+def test_a_queued_job_whose_reward_nobody_scores_is(store, settings):
+    old, mine = store.submit("old", spec("beauty")).id, store.submit("mine", spec("l2"))
+    assert f"`salon cancel {old}` takes it out" in Served(store, settings).waits_for(mine)
+
+
+def test_what_others_wrote_into_a_record_or_its_history_stops_nothing(
+    store, settings, redis_client
+):
+    old = store.submit("old", {"rewards": [1, {}, {"name": "beauty"}], "eval_rewards": None}).id
+    mine = store.submit("mine", {"rewards": None, "eval_rewards": [{"name": "x"}, 3]})
+    lease = acquire(redis_client, old, "host:1", "", 30, 3)
+    lease.emit("iteration", {})
+    said = Served(store, settings).waits_for(mine)
+    assert "(iteration ?/?, no worker scores beauty)" in said

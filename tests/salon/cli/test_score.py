@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
-from salon.cli.score import FILES_AT_ONCE
+from salon.cli.app import app
+from salon.cli.score import FILES_AT_ONCE, known_targets
 from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import ServiceUnavailable
 from salon.local_services import LOCAL_SERVICES
+from salon.settings import Settings
 from tests.fixtures.command import Salon, assert_one_line_error
 
 REPOSITORY = Path(__file__).parents[3]
@@ -192,6 +195,58 @@ def test_one_image_may_come_on_stdin(salon, pictures):
 def test_metadata_is_a_json_object(salon, pictures, metadata):
     failed = salon("score", "--metadata", metadata, str(pictures[0]))
     assert_one_line_error(failed, "--metadata", metadata)
+
+
+@pytest.fixture
+def score(jpeg_service, tmp_path, monkeypatch):
+    """`salon score` in this process, two files at once, without a stack."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("salon.cli.score.FILES_AT_ONCE", 2)
+
+    def run(*arguments):
+        arguments = ["score", "--target", jpeg_service.target, *map(str, arguments)]
+        return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+    return run
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 2, 0)])
+def test_files_that_cannot_be_sent_keep_no_other_from_being_scored(score, pictures, folder, order):
+    """Also where no file of those that are sent at once is an image."""
+    text = folder / "notes.txt"
+    text.write_text("no picture")
+    paths = [str([*pictures, text][i]) for i in order]
+    done = score("--json", *paths)
+    assert done.exit_code == 1
+    listed = json.loads(done.stdout)
+    assert [entry["image"] for entry in listed] == paths
+    assert {entry["reward"] for entry in listed} == {"jpeg_compressibility"}
+    codes = [entry["error"] and entry["error"]["code"] for entry in listed]
+    assert codes == ["InvalidRequest" if path == str(text) else None for path in paths]
+    lines = score(*paths).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == paths
+
+
+def test_what_concerns_the_whole_service_ends_the_command_with_its_document(score, pictures):
+    paths = [str(pictures[i % 2]) for i in range(5)]
+    done = score("--reward", "beauty", "--json", *paths)
+    assert done.exit_code == 1
+    assert done.stderr.count("error: ") == 1
+    listed = json.loads(done.stdout)
+    assert [entry["image"] for entry in listed] == paths
+    assert {entry["error"]["code"] for entry in listed} == {"UnknownReward"}
+    plain = score("--reward", "beauty", *paths)
+    assert (plain.exit_code, plain.stdout, plain.stderr.count("error: ")) == (1, "", 1)
+
+
+def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("SALON_REWARD_TARGET", raising=False)
+    state = tmp_path / "state"
+    default, named = "127.0.0.1:50051", {"mine": "gpu:1"}
+    assert known_targets(Settings(state_dir=state)) == {"": default}
+    assert known_targets(Settings(state_dir=state, reward_targets=named)) == named
+    both = Settings(state_dir=state, reward_targets=named, reward_target=default)
+    assert known_targets(both) == {"": default, **named}
 
 
 @pytest.mark.slow

@@ -99,3 +99,19 @@ def test_in_a_pipe_a_row_is_a_line_and_in_a_terminal_prose_wraps():
     lines = shown(80, True, "name", prose)
     assert len(lines) > 2
     assert max(map(len, lines)) <= 80
+
+
+def test_what_the_user_names_is_no_markup():
+    named = "runs/[a]/[/x] :heart:"
+    code = f"""
+from rich.table import Table
+from salon.cli.terminal import notices, print_error, print_table
+console.print({named!r}); print_error({named!r}); notices.print({named!r})
+table = Table("file", box=None); table.add_row({named!r}); print_table(table)
+"""
+    assert printed(code).decode().replace("file".ljust(len(named)), "file").split("\n") == [
+        named,
+        " file ",
+        f" {named} ",
+        "",
+    ]

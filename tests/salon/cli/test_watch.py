@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -102,6 +103,33 @@ def test_the_reason_of_a_failure_is_shown():
     screen.feed(Event("0-1", "state", {"state": "failed", "reason": "disk [full]"}))
     assert "failed" in render(screen)
     assert "disk [full]" in render(screen)
+
+
+UNSHOWABLE = [
+    ("iteration", {}, "lacks 'iteration'"),
+    ("iteration", iteration(1, "high").data, "rewards/brightness/mean"),
+    ("iteration", iteration(1, 0.5).data | {"iterations": None}, "no number as iterations"),
+    ("state", {"state": "dancing"}, "'dancing' is not a valid JobState"),
+    ("state", {"state": "running", "owner": "x"}, "lacks 'attempt'"),
+    ("evaluation", {"text": [1]}, "no text as text: \\[1\\]"),
+    ("warning", {}, "lacks 'text'"),
+]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(("kind", "data", "words"), UNSHOWABLE)
+def test_an_event_that_cannot_be_shown_is_one_warning(redis_client, terminal, kind, data, words):
+    store = JobStore(redis_client)
+    job = store.submit("tiny", {}).id
+    lease = acquire(redis_client, job, "host:1", "/runs/x", 30, 3)
+    lease.emit(kind, data)
+    lease.emit("iteration", iteration(2, -0.5).data)
+    lease.finish(JobState.SUCCEEDED)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    assert watch(store, job, console).state is JobState.SUCCEEDED
+    text = console.file.getvalue()
+    assert re.search(rf"history cannot be shown: its {kind} .*{words}", text)
+    assert "iteration 2/10" in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])
