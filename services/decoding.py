@@ -4,8 +4,8 @@ A call takes room for an image by what its header says, before it is decoded, an
 the image is scored or has turned out to be none. Who waits for room holds none, and who decodes
 waits for nothing: so somebody always goes on. Those who wait are served in the order in which they
 came, images of a usual size apart from large ones, so that these do not hold up everybody; and few
-calls may wait for room for a large one, or they would take the places of all others. Who has room may
-wait for its turn to decode: that so many have it is bound enough.
+calls may wait for room for a large one, or they would take the places of all others. Who has room
+may wait for its turn to decode: room bounds how many those are.
 """
 
 import threading

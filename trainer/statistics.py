@@ -42,9 +42,10 @@ def compare(before: Scores, after: Scores) -> dict[str, Any]:
     percentile bootstrap interval over pairs (Efron & Tibshirani 1993, ch. 13), 10,000 resamples
     with a fixed seed. Pairs with an error on either side are left out.
 
-    effect_size is None where the scores before have no spread beside their own size. ci95 is None, besides, of fewer than `FEWEST_PAIRS`, where all pairs are equal, and where
-    more resamples than a tail holds have no spread and so no effect size. `undefined` then says
-    why; it is None where there are both.
+    effect_size is None where the scores before have no spread beside their own size. ci95 is None,
+    besides, of fewer than `FEWEST_PAIRS`, where all pairs are equal, and where more resamples than
+    a tail holds have no spread and so no effect size. `undefined` then says why; it is None where
+    there are both.
     """
     both = np.isfinite(before) & np.isfinite(after)
     before, after = before[both], after[both]

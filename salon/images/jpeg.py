@@ -3,8 +3,8 @@
 All segments and scans are walked before anything is decoded: from them follows what the decoder's
 work will be. A file has no checksum, but its entropy-coded data must end where its last block does:
 libjpeg-turbo warns of data that ends early or late, and simplejpeg, unlike Pillow, passes that on.
-But it passes on the first warning alone: what of a header would be warned of, and changes no pixel, is
-put right before, so that it hides nothing.
+But it passes on the first warning alone: what of a header would be warned of, and changes no pixel,
+is put right before, so that it hides nothing.
 """
 
 import io
@@ -139,9 +139,9 @@ def check(data: memoryview, limits: ImageLimits) -> JpegFile:
                 oddities.append((at - 3, _WHOLE_SCAN))
             _check_work(scans, frame, limits)
             marker = _MARKER_BEHIND_SCAN
-        elif code == _JFIF and body[:5] == b"JFIF\0" and len(body) >= 14 and body[5] != 1:
+        elif code == _JFIF and bytes(body[:5]) == b"JFIF\0" and len(body) >= 14 and body[5] != 1:
             oddities.append((at - len(body) + 5, b"\1"))  # its version
-        elif code == _ADOBE and body[:5] == b"Adobe" and len(body) >= 12 and body[11] > 1:
+        elif code == _ADOBE and bytes(body[:5]) == b"Adobe" and len(body) >= 12 and body[11] > 1:
             oddities.append((at - len(body) + 11, b"\1"))  # of three channels, 1 means YCbCr
     if frame is None or frame.unseen:
         raise invalid(

@@ -281,7 +281,9 @@ def test_a_folder_called_as_an_owner_on_the_hub_says_nothing_of_a_model(write, t
     model = "CompVis/stable-diffusion-v1-4"
     assert load_spec(write(model=model), []).model == model
     (tmp_path / "CompVis" / "stable-difusion-v1-4").mkdir()
-    with pytest.raises(InvalidRequest, match="though there is .*/CompVis/stable-difusion-v1-4; if"):
+    with pytest.raises(
+        InvalidRequest, match=r"though there is .*/CompVis/stable-difusion-v1-4; if"
+    ):
         load_spec(write(model=model), [])
 
 
