@@ -26,7 +26,7 @@ def to_struct(mapping: Mapping[str, Any]) -> Struct:
         raise TypeError(f"it is {_called(mapping)}, not a mapping")
     _check(mapping, "", 0)
     struct = Struct()
-    struct.update(mapping)
+    struct.update(_as_dicts(mapping))
     return struct
 
 
@@ -56,6 +56,13 @@ def _check(value: Any, where: str, depth: int) -> None:
             f"{_at(where)}{_called(value)} has no form in JSON: pass a text, a number that "
             "Python's own int or float holds, a bool, None, a list or a dict"
         )
+
+
+def _as_dicts(value: Any) -> Any:
+    """`value` with its mappings as dicts, the only ones that protobuf knows."""
+    if isinstance(value, Mapping):
+        return {key: _as_dicts(item) for key, item in value.items()}
+    return [_as_dicts(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_integer(value: int, where: str) -> None:

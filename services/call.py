@@ -41,15 +41,17 @@ class Call:
         """Of those, as sent or referred to."""
         self.errors = 0
         """Samples that ended in one, once all are scored."""
+        self.must_finish = False
+        """Whether what has begun goes on to its end even if nobody waits for it."""
         self._logged: set[str] = set()
 
     def check_wanted(self) -> None:
-        """Go on only for somebody.
+        """Go on only for somebody, or with what must be finished.
 
         Raises:
             DeadlineExceeded: nobody waits for the answer any more.
         """
-        if self.given_up():
+        if not self.must_finish and self.given_up():
             raise abandoned()
 
     def log_failure(self, reward: str, error: Exception) -> None:

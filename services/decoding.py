@@ -4,7 +4,8 @@ A call takes room for an image by what its header says, before it is decoded, an
 the image is scored or has turned out to be none. Who waits for room holds none, and who decodes
 waits for nothing: so somebody always goes on. Those who wait are served in the order in which they
 came, images of a usual size apart from large ones, so that these do not hold up everybody; and few
-calls may wait for a large one, or they would take the places of all others.
+calls may wait for room for a large one, or they would take the places of all others. Who has room
+may wait for its turn to decode: room bounds how many those are.
 """
 
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 
 from salon.errors import Overloaded
 from services.call import Call
+from services.limits import LARGE_WAITING
 
 SLICE_PIXELS = 2 * 4096 * 4096
 """Most decoded pixels held at once for one call, 100 MB of RGB: a 16 MB message of well-compressed
@@ -32,9 +34,6 @@ pixel, for WebP."""
 LARGE_AT_ONCE = 4096 * 4096
 """Most pixels of large images decoded at once: one of the largest."""
 
-LARGE_WAITING = 8
-"""Most calls that wait for room for a large image, and to decode one; further ones are refused."""
-
 RETRY_SECONDS = 1.0  # a hint to callers who are one too many
 CHECK_SECONDS = 0.5  # how soon a call that waits for room notices that nobody waits for it
 
@@ -42,10 +41,15 @@ CHECK_SECONDS = 0.5  # how soon a call that waits for room notices that nobody w
 class DecodedPixels:
     """How many pixels all calls together hold and decode."""
 
-    def __init__(self, most: int = HELD_PIXELS) -> None:
-        """Be full at `most`, of usual and of large images each; one image alone always has room."""
+    def __init__(self, most: int = HELD_PIXELS, large_waiting: int = LARGE_WAITING) -> None:
+        """Be full at `most`, of usual and of large images each; one image alone always has room.
+
+        Args:
+            most: pixels.
+            large_waiting: most calls that wait for room for a large image.
+        """
         self._usual = _Room(most), _Room(USUAL_AT_ONCE)
-        self._large = _Room(most, LARGE_WAITING), _Room(LARGE_AT_ONCE, LARGE_WAITING)
+        self._large = _Room(most, large_waiting), _Room(LARGE_AT_ONCE)
 
     def held(self) -> int:
         """How many are held now."""
@@ -60,9 +64,10 @@ class DecodedPixels:
 
         Raises:
             DeadlineExceeded: the call was given up meanwhile; nothing was taken.
-            Overloaded: too many calls wait for a large image already.
+            Overloaded: too many calls wait for room for a large image already, and this one is not
+                bound to finish.
         """
-        self._rooms(pixels)[0].take(pixels, call.check_wanted)
+        self._rooms(pixels)[0].take(pixels, call.check_wanted, refusable=not call.must_finish)
 
     def give_back(self, pixels: int) -> None:
         """Give back the room of an image of so many pixels."""
@@ -74,7 +79,6 @@ class DecodedPixels:
 
         Raises:
             DeadlineExceeded: the call was given up before its turn came.
-            Overloaded: too many calls wait for a large image already.
         """
         turns = self._rooms(pixels)[1]
         turns.take(pixels, call.check_wanted)
@@ -104,14 +108,15 @@ class _Room:
             self.taken += count
             return True
 
-    def take(self, count: int, check: Callable[[], None]) -> None:
+    def take(self, count: int, check: Callable[[], None], *, refusable: bool = False) -> None:
         """Wait for room; `check` is asked now and then, and may raise."""
         place = object()
         with self._changed:
-            if len(self._waiting) >= self._max_waiting:
+            if refusable and len(self._waiting) >= self._max_waiting:
                 raise Overloaded(
-                    f"{len(self._waiting)} calls wait to have an image of more than {USUAL_PIXELS} "
-                    "pixels decoded, as many as may: wait, or send smaller images",
+                    f"{len(self._waiting)} calls wait for room for an image of more than "
+                    f"{USUAL_PIXELS} pixels, as many as may: wait, send smaller images, or raise "
+                    "the service's --max-large-waiting",
                     RETRY_SECONDS,
                 )
             self._waiting.append(place)

@@ -156,6 +156,15 @@ MaxImageScanPixels = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+MaxLargeWaiting = Annotated[
+    int,
+    Option(
+        min=1,
+        help="Calls that wait for room for an image of more than 1536 x 1536 pixels; further ones "
+        "are refused.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 MaxPending = Annotated[
     int,
     Option(

@@ -56,7 +56,7 @@ class HostedReward(ABC):
         Raises:
             InvalidRequest: an instance of a reward that has none.
             UnknownInstance: a learned reward has none of that name.
-            Overloaded, DeadlineExceeded, ServiceUnavailable: as `Batcher` has it.
+            Overloaded, DeadlineExceeded, ServiceUnavailable: as `Batcher` and `CallScorer` have it.
         """
 
     @abstractmethod

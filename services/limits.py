@@ -7,6 +7,9 @@ from salon.channel import MAX_MESSAGE_BYTES
 from salon.images import ImageLimits
 from salon.reward.v1 import reward_pb2
 
+LARGE_WAITING = 8
+"""Most calls that wait for room for a large image, unless a service is told otherwise."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from salon.errors import InvalidRequest
-from services.limits import BatchLimits, Limits
+from services.limits import LARGE_WAITING, BatchLimits, Limits
 from services.reward import Reward
 from services.tls import TlsFiles
 
@@ -31,6 +31,8 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     max_concurrent_calls: int = 64
     """Calls held at once, each by a thread while its samples wait; further ones are refused."""
+    max_large_waiting: int = LARGE_WAITING
+    """Calls that wait for room for a large image; further ones are refused."""
     max_pending: int = 4096
     """Samples held at once for each reward; calls beyond are refused."""
     max_batch: float | None = None

@@ -21,7 +21,8 @@ class CheckedSample:
     new_pixels: int
     """How many decoding makes, of image and reference: memory beyond the message's own."""
     read: Callable[[], Sample]
-    """Decodes it, in its turn; raises SampleError where that fails."""
+    """Decodes it, in its turn; raises SampleError where that fails, and DeadlineExceeded where the
+    call is given up before."""
 
 
 class SampleReader:

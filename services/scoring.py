@@ -45,6 +45,8 @@ class CallScorer:
 
         Raises:
             DeadlineExceeded: nobody waits any more; the rest was not computed.
+            Overloaded: too many calls wait for room for a large image, as this one would have to.
+            SalonError: what `score` of the constructor raises.
         """
         outcomes: dict[int, reward_pb2.Outcome] = {}
         for indices, part in self._slices(samples, outcomes):

@@ -55,7 +55,7 @@ class RewardServer:
         shared = SharedDirectory(options.shared_dir) if options.shared_dir else None
         self._answering = Answering(self._admission, self._metrics, shared, options.log_calls)
         self._servicer = RewardServicer(options.limits, self._answering)
-        self._held = DecodedPixels()
+        self._held = DecodedPixels(large_waiting=options.max_large_waiting)
         self._hosted: list[HostedReward] = []
         self._stuck: list[str] = []
         self._gave_back = False

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from salon.errors import SalonError
 from trainer.algorithm import Algorithm, Metrics
 from trainer.checkpoints import Checkpoint, Checkpoints
@@ -17,6 +15,7 @@ from trainer.ranks import Ranks
 from trainer.result import write_result
 from trainer.run_folder import RunFolder
 from trainer.spec import JobSpec
+from trainer.spec_yaml import dump
 from trainer.tracking import Tracker
 from trainer.versions import RewardVersions
 
@@ -98,7 +97,7 @@ class Loop:
         """
         if tracker is not None:
             resolved = self._spec.model_dump(mode="json")
-            self._folder.write_text("spec.yaml", yaml.safe_dump(resolved, sort_keys=False))
+            self._folder.write_text("spec.yaml", dump(resolved))
         try:
             self._evaluate(tracker)
             while self.iteration < self._spec.iterations and not self._is_stopped():

@@ -62,15 +62,14 @@ class PipelineFolder:
         """Library and class of each part that has weights."""
         for part in _STEMS:
             match index.get(part):
-                case [str(library), str(name)]:
+                case [("diffusers" | "transformers") as library, str(name)]:
                     self.classes[part] = library, name
+                case [str(library), str(name)]:
+                    raise self.refusal(
+                        f"its {part} is a {name} of {library}, code of its own; {WAY_OUT}"
+                    )
                 case _:  # [null, null]: this pipeline has none
                     continue
-            if library not in ("diffusers", "transformers"):
-                raise self.refusal(
-                    f"its {part} is a {name} of {library}, code of its own; {WAY_OUT}"
-                )
-            self.classes[part] = library, name
 
     def refusal(self, reason: str) -> InvalidRequest:
         """The error that says so of this model."""

@@ -21,5 +21,8 @@ def find(path: str, folders: Sequence[Path]) -> Path | None:
 
 def looked_for(path: str, folders: Sequence[Path]) -> str:
     """The places of `find`, for an error."""
-    places = dict.fromkeys(str((folder / path).absolute()) for folder in folders)
-    return " or ".join(places)
+    try:
+        own = Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return path
+    return " or ".join(dict.fromkeys(str((folder / own).absolute()) for folder in folders))

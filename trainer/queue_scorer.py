@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 COLLECT_SECONDS = 0.25  # how often the collector looks at deadlines and interrupts
 REDIS_SECONDS = 2.0  # what Redis may take to answer the collector, which looks at nothing meanwhile
+FULL_SECONDS = 1.0  # how long the collector leaves a Redis alone that has no room
 
 
 class QueueScorer:
@@ -96,6 +97,7 @@ class QueueScorer:
         directory = settings.shared_dir
         self._shared = SharedDirectory(directory) if directory is not None else None
         self._unshared: set[str] = set()  # rewards whose service does not see our files
+        self._full, self._full_until = "", 0.0  # why Redis takes no pixels, and how long it is left
         self._window = Window(settings.pending_batches, settings.pending_bytes)
         self._closing = threading.Event()
         self._reported = 0.0
@@ -199,6 +201,8 @@ class QueueScorer:
             message = self._message(reward, self._collector_blobs.put(frame.inline()))
         except Overloaded as error:  # `_tend` tries again, within the deadline
             log.warning("no room in Redis", reward=reward, reason=str(error))
+            self._full = pending.note = str(error)
+            self._full_until = time.monotonic() + (error.retry_after_seconds or FULL_SECONDS)
             return
         except SalonError as error:
             self._give_up(pending, error)
@@ -261,7 +265,9 @@ class QueueScorer:
         """Send again what was lost, say what is waited for."""
         waiting = self._window.requests()
         for pending in waiting:
-            if pending.refused and pending.shared:
+            if pending.refused and pending.shared and time.monotonic() < self._full_until:
+                pending.note = self._full
+            elif pending.refused and pending.shared:
                 self._send_inline(pending, pending.shared)
             elif pending.silence > self._settings.resend_seconds:
                 log.warning("no sign of a batch: sending it again", batch=pending.message.batch)

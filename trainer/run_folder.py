@@ -80,11 +80,13 @@ class RunFolder:
             lock.write(json.dumps(holder))
             lock.flush()
             self._remove_leftovers()
-            yield
-            # Boards write their own files, by the umask of this process.
-            for written in sorted(self.path.rglob("*")):
-                with suppress(FileNotFoundError):  # they may tidy up meanwhile
-                    _admit_as_parent(written)
+            try:
+                yield
+            finally:
+                # Boards write their own files, by the umask of this process.
+                for written in sorted(self.path.rglob("*")):
+                    with suppress(FileNotFoundError):  # they may tidy up meanwhile
+                        _admit_as_parent(written)
 
     def _remove_leftovers(self) -> None:
         """Delete what an attempt was writing when it was killed."""
@@ -154,15 +156,24 @@ def _opened(lock: Path) -> TextIO:
 
 
 def _admit_as_parent(path: Path) -> None:
-    """Let those read and write `path` who may read and write the folder that it is in."""
-    if path.is_symlink():  # to what is not the run's
-        return
-    granted = path.parent.stat().st_mode & 0o777
-    mode = stat.S_IMODE(path.stat().st_mode)
-    # A folder may hand on its group, too.
-    wanted = (mode & ~0o777 | granted) if path.is_dir() else granted & 0o666
-    if mode != wanted:
-        path.chmod(wanted)
+    """Let those read and write `path` who may read and write the folder that it is in.
+
+    Where that cannot be, as with a file of another owner, or on a file system without permissions,
+    it stays as it is: what was computed is worth more.
+    """
+    try:
+        if path.is_symlink():  # to what is not the run's
+            return
+        granted = path.parent.stat().st_mode & 0o777
+        mode = stat.S_IMODE(path.stat().st_mode)
+        # A folder may hand on its group, too.
+        wanted = (mode & ~0o777 | granted) if path.is_dir() else granted & 0o666
+        if mode != wanted:
+            path.chmod(wanted)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        log.warning("permissions stay as they are", path=str(path), reason=error.strerror)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -13,7 +13,7 @@ from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
 from trainer.sections import EvaluationSpec, Prompts, RewardSpec, Section
 from trainer.stopping import StopRule
-from trainer.submission import check_device, check_diversity_model, check_generator
+from trainer.submission import check_device, check_diversity_model, check_generator, trains_here
 
 __all__ = ["EvaluationSpec", "JobSpec", "RewardSpec", "check_inputs"]
 
@@ -196,10 +196,11 @@ def check_inputs(spec: JobSpec, settings: Settings, *, here: bool = False) -> No
         InvalidRequest: one line: the key, what is wrong with its value, and the way out.
     """
     _check_rewards(spec, settings)
-    check_generator(spec.model, spec.algorithm.lora, settings)
+    on_this_host = here or trains_here(settings)
+    check_generator(spec.model, spec.algorithm.lora, on_this_host)
     if spec.evaluation.diversity_model is not None:
-        check_diversity_model(spec.evaluation.diversity_model, settings)
-    check_device(spec.device, settings)
+        check_diversity_model(spec.evaluation.diversity_model, on_this_host)
+    check_device(spec.device, on_this_host)
     if here:
         check_credentials(spec.trackers, spec.push_to_hub)
 

@@ -1,5 +1,6 @@
 """A job spec as a file: read, with overrides, and what is wrong with it in words. No torch here."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainer.spec_yaml import YamlError, parse
 from trainer.stopping import StopRule
 
 MAX_BYTES = 16 * 1024 * 1024
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
 
 
 def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
@@ -126,11 +127,23 @@ def _missing(spec: JobSpec, folders: Sequence[Path]) -> Iterator[str]:
         id_ = _HUB_ID.fullmatch(model)
         if id_ is None:
             yield f"{key}: no folder {model!r} (looked for {places}), and a hub id is owner/name"
-        elif owner := next((f / id_[1] for f in folders if (f / id_[1]).is_dir()), None):
+        elif near := _resembling(folders, *id_.groups()):
             yield (
-                f"{key}: no folder {model!r} (looked for {places}), though there is {owner}; if it "
-                "is meant as a hub id, submit where no folder is called as its owner"
+                f"{key}: no folder {model!r} (looked for {places}), though there is {near}; if it "
+                "is meant as a hub id, submit where there is none so like it"
             )
+
+
+def _resembling(folders: Sequence[Path], owner: str, name: str) -> Path | None:
+    """What may have been meant by `owner/name`: it lies in `owner`, and is called much the same.
+
+    A folder that is but called as an organisation on the hub says nothing.
+    """
+    for parent in (folder / owner for folder in folders):
+        names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+        if near := difflib.get_close_matches(name, names, n=1):
+            return parent / near[0]
+    return None
 
 
 def _explain(problem: Any) -> str:

@@ -40,6 +40,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes each text that `_Loader`, or a reader of YAML 1.1, would take for none."""
+
+
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -52,9 +56,10 @@ for _tag, _pattern, _first in (
     ),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
-    )
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+        )
 
 
 def parse(text: str) -> Any:
@@ -87,15 +92,24 @@ def parse(text: str) -> Any:
         raise YamlError("it is nested too deeply") from None
 
 
+def dump(value: Any) -> str:
+    """The text of which `parse` makes `value`: of mappings, lists, texts, numbers, bools, None."""
+    # In ASCII: what YAML 1.1 takes for the end of a line is escaped, too.
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=False)
+    return text
+
+
 def parse_value(text: str) -> Any:
     """What stands behind an override's `=`; a text without quotes is taken as it is written.
 
     Raises:
         YamlError: as `parse` does.
     """
-    value = parse(text)
     plain = text.strip()
-    # YAML would take what follows " #" for a comment.
+    # YAML would take for a comment what begins with "#" or follows " #".
+    if plain.startswith("#"):
+        return plain
+    value = parse(text)
     return plain if isinstance(value, str) and not plain.startswith(_QUOTED) else value
 
 

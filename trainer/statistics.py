@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salon.numbers import FLOAT32_STEP, is_rounding
+from salon.numbers import is_rounding
 
 RESAMPLES = 10_000
 AT_ONCE = 2**20  # scores of resamples in memory
@@ -21,18 +21,11 @@ TAIL = 2.5  # percent
 Scores = NDArray[np.float64]
 
 
-def has_spread(scores: Scores, magnitude: float | None = None) -> bool:
-    """Whether `scores` [N] differ by more than the rounding of numbers of that size.
-
-    Args:
-        scores: finite.
-        magnitude: what they are measured against; their own largest if None.
-    """
+def has_spread(scores: Scores) -> bool:
+    """Whether `scores` [N], finite, differ by more than the rounding of numbers of their size."""
     if len(scores) < 2:
         return False
-    if magnitude is None:
-        magnitude = float(np.abs(scores).max())
-    return not is_rounding(float(scores.std(ddof=1)), magnitude)
+    return not is_rounding(float(scores.std(ddof=1)), float(np.abs(scores).max()))
 
 
 def sample_std(scores: Scores) -> float:
@@ -49,10 +42,10 @@ def compare(before: Scores, after: Scores) -> dict[str, Any]:
     percentile bootstrap interval over pairs (Efron & Tibshirani 1993, ch. 13), 10,000 resamples
     with a fixed seed. Pairs with an error on either side are left out.
 
-    effect_size is None where the scores before have no spread, beside the size of those before and
-    after. ci95 is None, besides, of fewer than `FEWEST_PAIRS`, where all pairs are equal, and where
-    more resamples than a tail holds have no spread and so no effect size. `undefined` then says
-    why; it is None where there are both.
+    effect_size is None where the scores before have no spread beside their own size. ci95 is None,
+    besides, of fewer than `FEWEST_PAIRS`, where all pairs are equal, and where more resamples than
+    a tail holds have no spread and so no effect size. `undefined` then says why; it is None where
+    there are both.
     """
     both = np.isfinite(before) & np.isfinite(after)
     before, after = before[both], after[both]
@@ -71,22 +64,22 @@ def _effect(before: Scores, after: Scores) -> tuple[float | None, list[float] | 
     count = len(before)
     if count < 2:
         return None, None, f"{'one image has' if count else 'no image has'} a score both times"
-    magnitude = float(np.abs([before, after]).max())
-    if not has_spread(before, magnitude):
+    if not has_spread(before):
         return None, None, "the scores before do not differ"
+    magnitude = float(np.abs([before, after]).max())
     if is_rounding(float(np.abs(after - before).max()), magnitude):
         return 0.0, None, "every image scores as it did before"
     size = float((after.mean() - before.mean()) / before.std(ddof=1))
     if count < FEWEST_PAIRS:
         return size, None, f"{count} images are fewer than the {FEWEST_PAIRS} it takes"
-    effects = _resampled_effects(before, after, magnitude)
+    effects = _resampled_effects(before, after)
     if np.isnan(effects).mean() > TAIL / 100:
         return size, None, "too few of the scores before differ"
     low, high = np.nanpercentile(effects, [TAIL, 100 - TAIL])
     return size, [float(low), float(high)], None
 
 
-def _resampled_effects(before: Scores, after: Scores, magnitude: float) -> Scores:
+def _resampled_effects(before: Scores, after: Scores) -> Scores:
     """The effect size of each resample [RESAMPLES], NaN of one without spread."""
     random = np.random.default_rng(0)
     rows = max(1, AT_ONCE // len(before))
@@ -95,7 +88,8 @@ def _resampled_effects(before: Scores, after: Scores, magnitude: float) -> Score
         draws = random.integers(0, len(before), (min(rows, RESAMPLES - start), len(before)))
         resampled = before[draws]
         spread = resampled.std(axis=1, ddof=1)
-        spread[spread <= FLOAT32_STEP * magnitude] = np.nan
+        largest = np.abs(resampled).max(axis=1)
+        spread[[is_rounding(*of) for of in zip(spread, largest, strict=True)]] = np.nan
         parts.append((after[draws].mean(axis=1) - resampled.mean(axis=1)) / spread)
     return np.concatenate(parts)
 

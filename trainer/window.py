@@ -26,8 +26,8 @@ class Window:
         """
         with self._changed:
             while not self._has_room(size):
-                check()
                 self._changed.wait(CHECK_SECONDS)
+                check()  # afterwards: what ends others' waits makes room
 
     def add(self, pending: Pending) -> None:
         """Have one more, for which there is room."""

@@ -3,6 +3,8 @@
 All segments and scans are walked before anything is decoded: from them follows what the decoder's
 work will be. A file has no checksum, but its entropy-coded data must end where its last block does:
 libjpeg-turbo warns of data that ends early or late, and simplejpeg, unlike Pillow, passes that on.
+But it passes on the first warning alone: what of a header would be warned of, and changes no pixel,
+is put right before, so that it hides nothing.
 """
 
 import io
@@ -29,7 +31,9 @@ SIGNATURE = b"\xff\xd8\xff"
 _PROGRESSIVE = (0xC2, 0xCA)  # with Huffman and with arithmetic coding [table B.1]
 _FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 _SCAN, _START, _END = 0xDA, 0xD8, 0xD9
+_JFIF, _ADOBE = 0xE0, 0xEE
 _ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a segment
+_WHOLE_SCAN = b"\x00\x3f\x00"  # Ss, Se, Ah and Al of all scans but progressive ones [table B.3]
 # Within entropy-coded data a byte FF is followed by 00 or is a restart marker [B.1.1.5].
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _MARKER_BEHIND_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -48,6 +52,8 @@ class JpegFile:
     _gray: bool
     _data: memoryview
     """From the first byte to the end marker."""
+    _oddities: tuple[tuple[int, bytes], ...]
+    """Where a header is odd, and what libjpeg takes it for with a warning."""
 
     def decode(self) -> NDArray[np.uint8]:
         """Its pixels, uint8 [H, W, C].
@@ -56,7 +62,7 @@ class JpegFile:
             SampleError: INVALID_IMAGE.
         """
         colours = "GRAY" if self._gray else "RGB"
-        data = self._data
+        data = self._without_oddities()
         try:
             return _strictly(data, colours)
         except ValueError as error:
@@ -75,6 +81,14 @@ class JpegFile:
             raise invalid(f"the JPEG file is corrupt or truncated: {words}")
         # Whatever else it may be, Pillow decides, which also reads what simplejpeg does not.
         return self._decode_leniently()
+
+    def _without_oddities(self) -> memoryview:
+        if not self._oddities:
+            return self._data
+        data = bytearray(self._data)
+        for at, usual in self._oddities:
+            data[at : at + len(usual)] = usual
+        return memoryview(data)
 
     def _decode_leniently(self) -> NDArray[np.uint8]:
         try:
@@ -96,6 +110,7 @@ def check(data: memoryview, limits: ImageLimits) -> JpegFile:
         SampleError: INVALID_IMAGE, IMAGE_TOO_LARGE or UNSUPPORTED_IMAGE.
     """
     frame: _Frame | None = None
+    oddities: list[tuple[int, bytes]] = []
     segments = scans = 0
     at, marker = 2, _MARKER
     while True:
@@ -120,14 +135,20 @@ def check(data: memoryview, limits: ImageLimits) -> JpegFile:
                 raise invalid("the JPEG is corrupt: a scan comes before the frame header")
             scans += 1
             frame.scan(body)
+            if not frame.progressive and bytes(body[-3:]) != _WHOLE_SCAN:
+                oddities.append((at - 3, _WHOLE_SCAN))
             _check_work(scans, frame, limits)
             marker = _MARKER_BEHIND_SCAN
+        elif code == _JFIF and bytes(body[:5]) == b"JFIF\0" and len(body) >= 14 and body[5] != 1:
+            oddities.append((at - len(body) + 5, b"\1"))  # its version
+        elif code == _ADOBE and bytes(body[:5]) == b"Adobe" and len(body) >= 12 and body[11] > 1:
+            oddities.append((at - len(body) + 11, b"\1"))  # of three channels, 1 means YCbCr
     if frame is None or frame.unseen:
         raise invalid(
             "the JPEG is truncated: "
             + ("it has no frame" if frame is None else f"components {frame.unseen} have no scan")
         )
-    return JpegFile(frame.height, frame.width, frame.components == 1, data[:at])
+    return JpegFile(frame.height, frame.width, frame.components == 1, data[:at], tuple(oddities))
 
 
 class _Frame:
@@ -138,7 +159,7 @@ class _Frame:
         self.width = width
         self.components = len(identities)
         self.unseen = list(identities)
-        self._progressive = progressive
+        self.progressive = progressive
 
     def scan(self, body: memoryview) -> None:
         """Read a scan's header [B.2.3]."""
@@ -146,7 +167,7 @@ class _Frame:
         if not 1 <= count <= 4 or len(body) != 4 + 2 * count:
             raise invalid("the JPEG is corrupt: the header of a scan has the wrong length")
         # A progressive file begins each component with its DC coefficient, number 0.
-        if self._progressive and body[1 + 2 * count] > 0:
+        if self.progressive and body[1 + 2 * count] > 0:
             return
         self.unseen = [one for one in self.unseen if one not in body[1 : 1 + 2 * count : 2]]
 

@@ -167,9 +167,8 @@ def check(data: memoryview, limits: ImageLimits) -> PngFile:
         SampleError: INVALID_IMAGE, IMAGE_TOO_LARGE or UNSUPPORTED_IMAGE.
     """
     header = palette = transparency = frames = b""
-    pieces: list[
-        int
-    ] = []  # numbers: Python's collector would look at so many views again and again
+    # Numbers: Python's collector would look at so many views again and again.
+    pieces: list[int] = []
     kinds: list[bytes] = []
     at = len(SIGNATURE)
     while not kinds or kinds[-1] != b"IEND":

@@ -25,9 +25,13 @@ class ExampleReader:
     def read(self, messages: Iterable[learned_reward_pb2.Example]) -> Iterator[Example]:
         """One after the other, checked and decoded: so only one at a time is held decoded.
 
+        The fit that asks for the first one has begun: from then on it waits for room as long as it
+        takes, whether or not its caller does.
+
         Raises:
             InvalidRequest: one cannot be used, which the message names.
         """
+        self._call.must_finish = True
         for index, message in enumerate(messages):
             with ExitStack() as room:
                 try:

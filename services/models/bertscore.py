@@ -7,16 +7,16 @@ authors' package bert-score computes it for one pair of texts.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
-import bert_score
 import torch
-from bert_score.utils import get_bert_embedding, model2layers
-from torch import Tensor
+from bert_score.utils import get_bert_embedding, get_tokenizer, model2layers
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, T5EncoderModel
 
 from salon.errors import InvalidRequest
-from services.models.pretrained import freeze, load_model, load_part
+from services.models.pretrained import load_model, load_part
 from services.models.weights import reason_of
 
 LONGEST = 512
@@ -71,20 +71,21 @@ class BertScore:
             )
         # The package would fill with random numbers what is missing.
         kind = T5EncoderModel if "t5" in model else AutoModel
-        load_model(kind, model, torch.device("cpu"), torch.float32, without=("pooler.",))
+        whole = load_model(kind, model, torch.device("cpu"), torch.float32, without=("pooler.",))
         try:
-            self._scorer = bert_score.BERTScorer(model, num_layers=layer, device=str(device))
+            self._model = _first_layers(whole, layer).to(device)
+            self._tokenizer = get_tokenizer(model)
         except (OSError, ValueError) as error:
             raise InvalidRequest(
                 f"bertscore_model {model!r} cannot be loaded: {reason_of(error)}; give a folder "
                 "that save_pretrained wrote, or a hub id"
             ) from error
-        freeze(self._scorer._model.float())
         # Without a length of its own, a tokenizer says 10^30, which overflows in transformers 5
         # (github.com/Tiiiger/bert_score/issues/205); DeBERTa's is such a one.
-        tokenizer = self._scorer._tokenizer
+        tokenizer = self._tokenizer
         read = getattr(config, "max_position_embeddings", LONGEST)
         tokenizer.model_max_length = min(tokenizer.model_max_length, read, LONGEST)
+        self._device = str(device)
         self.version = f"bert-score-{version('bert-score')}-layer-{layer}"
         """What its scores depend on beside the weights, as a part of a reward's version."""
 
@@ -113,15 +114,40 @@ class BertScore:
     def _vectors(self, texts: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Each text once, with float32 [tokens, width] on the CPU, rows of length 1."""
         different = sorted(set(texts), key=lambda text: (len(text), text))
-        model, tokenizer = self._scorer._model, self._scorer._tokenizer
         for start in range(0, len(different), _TEXTS_PER_PASS):
             part = different[start : start + _TEXTS_PER_PASS]
             padded, masks, _ = get_bert_embedding(
-                part, model, tokenizer, _UNREAD, device=self._scorer.device
+                part, self._model, self._tokenizer, _UNREAD, device=self._device
             )
             rows = functional.normalize(padded, dim=-1).cpu()
             for text, vectors, mask in zip(part, rows, masks.cpu(), strict=True):
                 yield text, vectors[mask.bool()]
+
+
+def _first_layers(model: Any, layers: int) -> Any:
+    """The encoder of `model` without what comes behind that layer.
+
+    As bert_score.utils.get_model has it, which takes no model that is loaded already.
+
+    Raises:
+        ValueError: it is of no kind that bert-score knows.
+    """
+    if hasattr(model, "decoder") and hasattr(model, "encoder"):
+        model = model.encoder
+    if hasattr(model, "n_layers"):  # XLM
+        model.n_layers = layers
+        return model
+    stack = model  # of XLNet
+    if not hasattr(model, "layer"):
+        stack = getattr(model, "encoder", getattr(model, "transformer", model))
+    if hasattr(stack, "albert_layer_groups"):  # the same layers over and over
+        stack.config.num_hidden_layers = layers
+        return model
+    for name in ("layer", "block", "layers"):  # of BERT, T5 and BART
+        if isinstance(found := getattr(stack, name, None), nn.ModuleList):
+            setattr(stack, name, found[:layers])
+            return model
+    raise ValueError(f"bert-score does not know a {type(model).__name__}")
 
 
 def _recall(said: Tensor, wanted: Tensor) -> Tensor:

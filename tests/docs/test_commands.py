@@ -79,7 +79,9 @@ def test_with_json_is_what_the_page_says():
     assert set(re.findall(r"`(\w+)`", said)) == {n for n, opts in flags.items() if "--json" in opts}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((REPOSITORY / "jobs").glob("*.yaml"))], ids=lambda page: page.stem
+)
 def test_no_port_of_a_page_is_one_of_the_whole_stack(page):
     first = int(Settings().reward_target.rpartition(":")[2])
     taken = range(first, first + len(LOCAL_SERVICES))

@@ -197,6 +197,31 @@ def test_lost_and_garbled_data_within_a_jpeg_is_seen():
         assert "corrupt or truncated" in text
 
 
+def odd_jpeg(oddity, data):
+    """`data` with a header that libjpeg warns of, and reads all the same."""
+    odd = bytearray(data)
+    if oddity == "jfif version":
+        odd[data.index(b"JFIF") + 5] = 2
+    elif oddity == "adobe transform":  # without a JFIF segment, which would go before
+        odd[2:20] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x07"
+    else:
+        scan = data.index(b"\xff\xda")
+        end = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+        odd[end - 3 : end] = b"\x00\x00\x00"
+    return bytes(odd)
+
+
+@pytest.mark.parametrize("oddity", ["jfif version", "adobe transform", "scan"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_an_odd_header_of_a_jpeg_hides_no_damage(oddity, mode):
+    data = encoded(photo(256, 256).convert(mode), "JPEG", quality=95)
+    odd = odd_jpeg(oddity, data)
+    np.testing.assert_array_equal(read(odd), by_pillow(data))
+    at = odd.index(b"\xff\xda") + 2000
+    for damaged in (odd[:at] + odd[at + 1000 :], odd[: len(odd) // 2] + b"\xff\xd9"):
+        assert refusal(damaged)[0] == INVALID
+
+
 def test_a_sequential_jpeg_that_lacks_a_component_is_seen():
     data = bytearray(encoded(photo(), "JPEG", subsampling="4:4:4"))
     at = data.index(b"\xff\xda")

@@ -1,6 +1,8 @@
+import collections
 import datetime
 import decimal
 import math
+import types
 
 import numpy as np
 import pytest
@@ -55,6 +57,12 @@ def test_an_integer_that_would_change_is_refused_with_its_place(number: int) -> 
 def test_what_it_has_no_word_for_is_refused_with_its_place(value: object) -> None:
     with pytest.raises(TypeError, match=rf"^a\[0\]: a value of type .*{type(value).__name__}"):
         to_struct({"a": [value]})
+
+
+def test_a_mapping_of_any_kind_travels_at_any_depth() -> None:
+    inner = types.MappingProxyType({"c": (types.MappingProxyType({"d": 1}),)})
+    outer = types.MappingProxyType({"a": inner, "b": [collections.ChainMap({"e": None})]})
+    assert to_dict(to_struct(outer)) == {"a": {"c": [{"d": 1}]}, "b": [{"e": None}]}
 
 
 @pytest.mark.parametrize("key", [1, None, b"k", (1, 2), True])

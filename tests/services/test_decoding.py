@@ -132,20 +132,57 @@ def test_large_images_are_decoded_one_after_the_other_and_small_ones_meanwhile(m
     assert most == [1, 1, 1]
 
 
+def test_who_has_room_may_wait_for_its_turn_however_many_do(monkeypatch):
+    monkeypatch.setattr(decoding, "USUAL_PIXELS", 10)
+    monkeypatch.setattr(decoding, "LARGE_AT_ONCE", 100)
+    room = DecodedPixels(400, large_waiting=1)
+    go = threading.Event()
+
+    def decode():
+        with room.decoding(100, call()):
+            go.wait(30)
+
+    for _ in range(4):
+        room.take(100, call())
+    with ThreadPoolExecutor(4) as pool:
+        turns = [pool.submit(decode) for _ in range(4)]
+        wait_until(lambda: len(room._large[1]._waiting) == 3, "three wait for their turn")
+        go.set()
+        assert [turn.result(30) for turn in turns] == [None] * 4
+
+
 def test_few_calls_may_wait_for_a_large_image(monkeypatch):
     monkeypatch.setattr(decoding, "USUAL_PIXELS", 10)
-    monkeypatch.setattr(decoding, "LARGE_WAITING", 1)
-    room = DecodedPixels(100)
+    room = DecodedPixels(100, large_waiting=1)
     room.take(100, call())
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(room.take, 100, call())
         wait_until(lambda: len(room._large[0]._waiting) == 1, "it waits")
-        with pytest.raises(Overloaded, match="wait to have an image") as caught:
+        with pytest.raises(Overloaded, match=r"wait for room .* --max-large-waiting") as caught:
             room.take(100, call())
         assert caught.value.retry_after_seconds == decoding.RETRY_SECONDS
         room.take(10, call())  # of usual size
         room.give_back(100)
         waits.result(30)
+
+
+def test_a_fit_that_has_begun_waits_for_room_whoever_waits_for_it(monkeypatch):
+    monkeypatch.setattr(decoding, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(decoding, "USUAL_PIXELS", 10)
+    room = DecodedPixels(1, large_waiting=0)
+    assert room.try_take(11)
+    leaving = call(lambda: "cancelled")
+    reader = SampleReader(Counting(), Limits(), None, leaving, room)
+    labelled = wire.LabelledSample(sample=pb.Sample(image=GOOD), origin=wire.ORIGIN_REAL)
+    examples = ExampleReader(reader, room, leaving).read([wire.Example(labelled=labelled)])
+    with ThreadPoolExecutor(1) as pool:
+        fit = pool.submit(list, examples)
+        wait_until(lambda: len(room._large[0]._waiting) == 1, "it waits")
+        with pytest.raises(TimeoutError):
+            fit.result(0.1)
+        room.give_back(11)
+        [example] = fit.result(30)
+    assert example.real
 
 
 def test_the_images_of_an_example_hold_room_until_the_next_is_asked_for():

@@ -8,7 +8,7 @@ import pytest
 
 from salon.broker import create_app
 from salon.connection import connect
-from salon.errors import DeadlineExceeded, SalonError
+from salon.errors import DeadlineExceeded, Overloaded, SalonError
 from salon.replies import Reply, ReplyKind, ReplyStream
 from salon.reward.v1 import reward_pb2
 from tests.fixtures.service import wait_until
@@ -44,7 +44,9 @@ class Worker:
         return self.scorer.submit(np.zeros((1, side, side, 3), np.uint8), ["a prompt"])
 
     def answer(self, kind, body):
-        pending = self.scorer._window.requests()[0]
+        self.send(self.scorer._window.requests()[0], kind, body)
+
+    def send(self, pending, kind, body):
         reply = Reply(pending.message.batch, kind, body)
         ReplyStream(self._redis, self.scorer._name, 60).send(reply)
 
@@ -119,6 +121,35 @@ def test_a_batch_waits_until_there_is_room_for_its_bytes(worker, tmp_path):
     jury.score()
     assert future.result(SECONDS).valid.all()
     assert list(root.glob("salon-batch-*")) == []
+
+
+def test_a_redis_without_room_for_pixels_is_named_and_asked_now_and_then(
+    worker, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(queue_scorer, "SILENCE_SECONDS", 0)
+    told, asked = [], []
+    jury = worker(on_waiting=told.append, shared_dir=tmp_path)
+    real = jury.scorer._collector_blobs.put
+
+    def full(data):
+        asked.append(data)
+        raise Overloaded("Redis has no room for a blob", 60.0)
+
+    monkeypatch.setattr(jury.scorer._collector_blobs, "put", full)
+    futures = [jury.submit() for _ in range(3)]
+    requests = jury.scorer._window.requests()
+    for pending in requests:
+        jury.send(pending, ReplyKind.RESEND, b"")
+    wait_until(lambda: all(one.note for one in requests), "all know why they wait")
+    assert {one.note for one in requests} == {"Redis has no room for a blob"}
+    assert len(asked) == 1, "three batches, several rounds, one question"
+    wait_until(lambda: "Redis has no room for a blob" in told, "people are told")
+    monkeypatch.setattr(jury.scorer._collector_blobs, "put", real)
+    jury.scorer._full_until = 0.0
+    wait_until(lambda: not list(tmp_path.glob("salon-batch-*")), "the pixels are in Redis")
+    for future in futures:
+        jury.score()
+        assert future.result(SECONDS).valid.all()
 
 
 def test_an_interrupt_ends_the_wait_for_room(worker, tmp_path):

@@ -1,16 +1,20 @@
+import errno
 import json
 import signal
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from safetensors.numpy import save_file
 
 from salon.errors import InvalidRequest
 from salon.lease import LeaseLost
+from trainer import run_folder
 from trainer.run_folder import RunFolder, RunFolderHeld
 
 HOLDER = """
@@ -86,6 +90,31 @@ def test_what_is_written_is_for_those_who_may_read_the_folder(folder, mode):
     for path in written:
         granted = mode & (0o777 if path.is_dir() else 0o666)
         assert stat.S_IMODE(path.stat().st_mode) & 0o777 == granted & 0o777, path
+
+
+def test_what_a_job_that_failed_left_is_for_those_who_may_read_the_folder(folder):
+    folder.path.mkdir(mode=0o755)
+    with pytest.raises(ValueError, match="failed"), folder.held(token=1, wait_seconds=1):
+        (folder.path / "events").touch(mode=0o600)
+        raise ValueError("failed")
+    assert stat.S_IMODE((folder.path / "events").stat().st_mode) == 0o644
+
+
+def test_permissions_that_cannot_be_set_end_no_job(folder, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with folder.held(token=1, wait_seconds=1):
+        with folder.file("weights") as path:
+            path.touch(mode=0o600)
+        with folder.folder("model") as path:
+            (path / "weights").touch(mode=0o600)
+        (folder.path / "events").touch(mode=0o600)
+        with structlog.testing.capture_logs() as logged:
+            run_folder._admit_as_parent(folder.path / "events")
+    assert [entry["reason"] for entry in logged] == ["Operation not permitted"]
+    assert {path.name for path in folder.path.iterdir()} == {".lock", "weights", "model", "events"}
 
 
 def test_a_replaced_writer_changes_nothing(folder):

@@ -267,13 +267,32 @@ def test_of_two_places_a_spec_means_its_own_and_an_override_the_working_folder(
     ids=lambda changes: next(iter(changes)),
 )
 def test_what_is_nowhere_is_named_with_both_places(write, tmp_path, elsewhere, changes):
-    (elsewhere / "models").mkdir()
+    (elsewhere / "models" / "mine2").mkdir(parents=True)
     with pytest.raises(InvalidRequest) as raised:
         load_spec(write(**changes), [])
     path = {"model": "models/mine", "prompts": "own.txt", "evaluation": "clip"}
     name = path.get(next(iter(changes)), "own.png")
     assert str(tmp_path / name) in str(raised.value)
     assert str(elsewhere / name) in str(raised.value)
+
+
+def test_a_folder_called_as_an_owner_on_the_hub_says_nothing_of_a_model(write, tmp_path):
+    (tmp_path / "CompVis" / "sd14-mine").mkdir(parents=True)
+    model = "CompVis/stable-diffusion-v1-4"
+    assert load_spec(write(model=model), []).model == model
+    (tmp_path / "CompVis" / "stable-difusion-v1-4").mkdir()
+    with pytest.raises(
+        InvalidRequest, match=r"though there is .*/CompVis/stable-difusion-v1-4; if"
+    ):
+        load_spec(write(model=model), [])
+
+
+def test_what_is_not_in_the_home_folder_is_looked_for_there_alone(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(InvalidRequest, match=rf"looked for {tmp_path}/home/own\.txt\)"):
+        load_spec(write(prompts="~/own.txt"), [])
+    with pytest.raises(InvalidRequest, match=r"looked for ~nobody-of-this-name/own\.txt\)"):
+        load_spec(write(prompts="~nobody-of-this-name/own.txt"), [])
 
 
 def test_a_reward_may_be_its_name_alone(write):

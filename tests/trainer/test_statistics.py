@@ -80,9 +80,18 @@ def test_a_spread_that_is_small_beside_the_scores_is_one_all_the_same(before):
     assert result["undefined"] is None
 
 
-def test_noise_around_zero_is_no_spread_beside_what_came_of_it():
-    noise = np.array([1e-17, -1e-17, 0.0, 2e-17, 0.0, 1e-17])
-    assert compare(noise, noise + 1)["effect_size"] is None
+def test_the_spread_before_is_judged_by_the_scores_before_alone():
+    before = np.linspace(1e-4, 2e-4, 8)
+    result = compare(before, before + 1e4)
+    assert result["effect_size"] == pytest.approx(1e4 / before.std(ddof=1))
+    assert result["undefined"] is None
+    low, high = result["ci95"]
+    assert low < result["effect_size"] < high
+
+
+def test_the_spread_of_a_resample_is_judged_by_its_own_scores():
+    before = np.array([1e9, *np.linspace(1, 2, 63)])  # without the first in every third resample
+    assert compare(before, before * 2)["undefined"] is None
 
 
 @pytest.mark.parametrize("count", range(2, FEWEST_PAIRS))

@@ -1,12 +1,17 @@
 """What a submitted job is told of its models, device and keys before anything starts."""
 
+import json
+import os
 import shutil
 import sys
 
+import psutil
 import pytest
 
 from salon.errors import InvalidRequest
 from salon.settings import Settings
+from salon.stack_state import state_file
+from trainer import submission
 from trainer.credentials import check_credentials
 from trainer.spec import JobSpec, check_inputs
 
@@ -27,6 +32,16 @@ def spec_with(**changes):
     return JobSpec.model_validate(SPEC | changes)
 
 
+@pytest.fixture
+def stack_here(tmp_path):
+    """Settings of a state folder from which a stack runs: this process."""
+    settings = HERE.model_copy(update={"state_dir": tmp_path / "state"})
+    record = {"pid": os.getpid(), "command": psutil.Process().cmdline(), "children": []}
+    state_file(settings).parent.mkdir()
+    state_file(settings).write_text(json.dumps(record))
+    return settings
+
+
 def with_lora(*targets):
     return {"name": "ddpo", "lora": {"target_modules": targets}}
 
@@ -37,14 +52,18 @@ def test_a_hub_id_and_a_whole_folder_are_accepted(pipeline_folder):
     check_inputs(spec_with(model=str(pipeline_folder), algorithm=targets), HERE)
 
 
-def test_a_folder_that_is_not_here_may_be_where_the_trainers_are(tmp_path):
+def test_a_folder_that_is_not_here_may_be_where_the_trainers_are(tmp_path, stack_here):
     spec = spec_with(model=str(tmp_path / "model"))
     check_inputs(spec, ELSEWHERE)
+    check_inputs(spec, HERE)  # the end of a tunnel, maybe
+    check_inputs(spec, stack_here.model_copy(update={"redis_url": ELSEWHERE.redis_url}))
     with pytest.raises(InvalidRequest, match=f"model: there is no folder {tmp_path}/model"):
-        check_inputs(spec, HERE)
+        check_inputs(spec, stack_here)
+    with pytest.raises(InvalidRequest, match=f"model: there is no folder {tmp_path}/model"):
+        check_inputs(spec, HERE, here=True)
     evaluation = {"prompts": ["a bird"], "diversity_model": str(tmp_path / "clip")}
     with pytest.raises(InvalidRequest, match=r"evaluation\.diversity_model: there is no folder"):
-        check_inputs(spec_with(evaluation=evaluation), HERE)
+        check_inputs(spec_with(evaluation=evaluation), stack_here)
     (tmp_path / "clip").mkdir()
     with pytest.raises(InvalidRequest, match=r"evaluation\.diversity_model: .* no config\.json"):
         check_inputs(spec_with(evaluation=evaluation), HERE)
@@ -74,11 +93,18 @@ def test_lora_on_layers_that_are_not_there_is_refused(pipeline_folder, target, w
         check_inputs(spec, HERE)
 
 
-def test_a_gpu_that_torch_does_not_see_is_told_where_the_trainers_run_here(monkeypatch):
+def test_a_gpu_that_torch_does_not_see_is_told_where_the_trainers_run_here(stack_here, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    submission._sees_gpu.cache_clear()
     check_inputs(spec_with(device="cuda"), ELSEWHERE)
+    check_inputs(spec_with(device="cuda"), HERE)
     with pytest.raises(InvalidRequest, match="device: cuda was asked for, but torch sees no GPU"):
-        check_inputs(spec_with(device="cuda"), HERE)
+        check_inputs(spec_with(device="cuda"), stack_here)
+    # For a further seed it is known.
+    monkeypatch.setattr(submission, "_SEES_GPU", "")
+    with pytest.raises(InvalidRequest, match="device: cuda was asked for, but torch sees no GPU"):
+        check_inputs(spec_with(device="cuda", seed=1), HERE, here=True)
+    submission._sees_gpu.cache_clear()
 
 
 def test_wandb_without_a_key_is_told_where_the_key_would_be(tmp_path, monkeypatch):

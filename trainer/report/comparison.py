@@ -126,7 +126,7 @@ def _section(runs: Sequence[Run], reward: str, trained: bool) -> Section:
     results = [next(r for r in run.results if r.reward == reward) for run in runs]
     scale = next((r.before_std or r.after_std or r.before for r in results), None)
     # A mean of many scores, and of several runs, is known better than each of them.
-    decimals, unit = decimals_for(scale) + 1, results[0].unit
+    decimals, unit = decimals_for(scale) + 1, next((r.unit for r in results if r.unit), "")
 
     def level(mean: float | None, std: float | None) -> str:
         return numbers.mean_and_std(mean, std, decimals, unit)

@@ -96,7 +96,7 @@ def test_a_spec_is_checked_before_anything_else(salon, spec):
     assert_one_line_error(unfit, "vqa_satisfaction needs metadata", "take it out")
     salon.environment |= {"HF_TOKEN": "", "HF_HOME": str(salon.folder)}
     assert_one_line_error(salon("run", str(spec), "push_to_hub=me/it"), "HF_TOKEN")
-    nowhere = salon("submit", str(spec), "model=/nowhere")
+    nowhere = salon("run", str(spec), "model=/nowhere")
     assert_one_line_error(nowhere, "model: there is no folder /nowhere")
     assert salon.processes() == []
 

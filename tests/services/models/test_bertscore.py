@@ -1,9 +1,11 @@
 import pytest
 import torch
+import transformers
+from bert_score.utils import get_model
 from transformers import AutoModel
 
 from salon.errors import InvalidRequest
-from services.models.bertscore import BertScore
+from services.models.bertscore import BertScore, _first_layers
 from tests.fixtures.text_models import MINILM_LAYERS, greedy_recall, minilm, tiny_deberta
 
 CPU = torch.device("cpu")
@@ -42,6 +44,57 @@ def test_a_shallower_layer_is_that_layer():
     expected = [greedy_recall(minilm(), 3, *pair) for pair in PAIRS]
     shallow = BertScore(str(minilm()), 3, CPU)
     assert shallow.recall(*zip(*PAIRS, strict=True)) == pytest.approx(expected, abs=1e-5)
+
+
+def tiny_config(kind):
+    small = {"num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 32}
+    heads = {"num_attention_heads": 2, "vocab_size": 40}
+    return {
+        "bert": lambda: transformers.BertConfig(**small, **heads),
+        "albert": lambda: transformers.AlbertConfig(**small, **heads, embedding_size=8),
+        "xlnet": lambda: transformers.XLNetConfig(
+            vocab_size=40, d_model=16, n_layer=3, n_head=2, d_inner=32
+        ),
+        "xlm": lambda: transformers.XLMConfig(vocab_size=40, emb_dim=16, n_layers=3, n_heads=2),
+        "distilbert": lambda: transformers.DistilBertConfig(
+            vocab_size=40, dim=16, n_layers=3, n_heads=2, hidden_dim=32
+        ),
+        "bart": lambda: transformers.BartConfig(
+            vocab_size=40, d_model=16, encoder_layers=3, decoder_layers=1, encoder_ffn_dim=32
+        ),
+        "t5": lambda: transformers.T5Config(
+            vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2
+        ),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "xlnet", "xlm", "distilbert", "bart", "t5"])
+def test_a_model_is_cut_as_bert_score_cuts_it(tmp_path, kind):
+    loader = transformers.T5EncoderModel if kind == "t5" else AutoModel
+    torch.manual_seed(0)
+    folder = tmp_path / kind
+    make = transformers.T5EncoderModel if kind == "t5" else AutoModel.from_config
+    make(tiny_config(kind)).save_pretrained(folder)
+    theirs = get_model(str(folder), 2)
+    ours = _first_layers(loader.from_pretrained(folder), 2).eval()
+    tokens = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected, found = theirs(tokens)[0], ours(tokens)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    whole = loader.from_pretrained(folder).eval()
+    whole = whole.encoder if kind == "bart" else whole
+    with torch.no_grad():
+        assert not torch.equal(whole(tokens)[0], found), "a layer more is another vector"
+
+
+def test_a_model_is_loaded_once(monkeypatch):
+    loaded = []
+    real = AutoModel.from_pretrained
+    monkeypatch.setattr(
+        AutoModel, "from_pretrained", lambda *args, **rest: loaded.append(1) or real(*args, **rest)
+    )
+    BertScore(str(minilm()), MINILM_LAYERS, CPU)
+    assert loaded == [1]
 
 
 def test_recall_is_not_precision(scorer):

@@ -52,6 +52,15 @@ def cells(page, table):
     ]
 
 
+def test_the_unit_is_that_of_whichever_run_was_told_one(tmp_path):
+    older, _ = leave(tmp_path / "older", seed=3, unit="")
+    newer, _ = leave(tmp_path / "newer", seed=4, unit="kB")
+    assert compare(older, newer, out=tmp_path / "page.html").exit_code == 0
+    levels = [row[1] for row in cells((tmp_path / "page.html").read_text(), 1)[1:]]
+    assert levels
+    assert all(level.endswith(" kB") for level in levels)
+
+
 def test_what_differs_is_told_and_what_does_not_is_folded(page):
     text, _, _ = page
     assert cells(text, 0) == [
