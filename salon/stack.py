@@ -82,7 +82,10 @@ def up(
     """
     require_own(settings.state_dir)
     if state := running(settings):
-        raise SalonError(f"a stack runs already (pid {state['pid']}): stop it with `salon down`")
+        raise SalonError(
+            f"a stack runs already here (pid {state['pid']}): `salon submit` gives it a job, "
+            "`salon down` stops it"
+        )
     # All that may be wrong with them is found here, where the error reaches the user.
     services = local_services(settings, rewards)
     _require_extras(services, trains=owner != 0)

@@ -84,17 +84,24 @@ def show_logs(
 
 
 def report(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs that succeeded, of one kind.")],
+    jobs: Annotated[
+        list[str], typer.Argument(help="Jobs that succeeded, of one kind; or their run folders.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
     """Write one report over several jobs, such as those of `submit --seeds`."""
     check_report_file(out)
-    store = open_store(load_settings())
-    records = [find(store, job) for job in dict.fromkeys(jobs)]
-    for record in records:
-        if record.state is not JobState.SUCCEEDED:
-            raise InvalidRequest(f"{record.id} is {record.state.value}: it has no report yet")
-    compare([record.folder for record in records], out, console)
+    compare([_run_folder(job) for job in dict.fromkeys(jobs)], out, console)
+
+
+def _run_folder(job: str) -> str:
+    """Of a job, or the folder itself: that of `salon run` is asked for with no stack up."""
+    if Path(job).is_dir():
+        return job
+    record = find(open_store(load_settings()), job)
+    if record.state is not JobState.SUCCEEDED:
+        raise InvalidRequest(f"{record.id} is {record.state.value}: it has no report yet")
+    return record.folder
 
 
 def check_report_file(out: Path) -> None:
@@ -114,7 +121,7 @@ def compare(folders: list[str], out: Path, screen: Console) -> None:
     Raises:
         SalonError: it cannot, and why.
     """
-    command = python("trainer", "compare", *folders, "--out", str(out))
+    command = python("trainer", "compare", "--out", str(out), "--", *folders)
     with screen.status("writing the report"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,8 @@ from salon import stack
 from salon.cli.jobs import AsJson
 from salon.cli.score_table import Answer, Batch, answers_as_json, ask_all, ask_one, score_table
 from salon.cli.terminal import EXIT_ERROR, console, notices, print_error, print_json, print_table
-from salon.errors import InvalidRequest, SalonError
-from salon.local_services import ALL
+from salon.errors import InvalidRequest, SalonError, UnknownReward
+from salon.local_services import ALL, misspelt
 from salon.settings import Settings, load_settings
 
 STDIN = "-"
@@ -60,6 +60,8 @@ def score(
         _read(reference, limit) if reference else None,
     )
     targets = known_targets(settings)
+    if reward not in ("", ALL, *targets) and not target and stack.running(settings):
+        raise _unknown(reward, targets)
     documents: list[dict[str, Any]] = []
     failed = False
     for first in range(0, len(images), FILES_AT_ONCE):
@@ -95,11 +97,19 @@ def score(
         raise typer.Exit(EXIT_ERROR)
 
 
+def _unknown(reward: str, targets: Collection[str]) -> UnknownReward:
+    near = misspelt(reward, targets)
+    return UnknownReward(
+        f"no reward {reward!r} is served here{f': did you mean {near}?' if near else ''}; served: "
+        f"{', '.join(sorted(targets))}. --target asks another service"
+    )
+
+
 def known_targets(settings: Settings) -> dict[str, str]:
-    """host:port by reward: those of the running stack, or those that the settings name."""
+    """host:port by reward: those of the running stack, and those that the settings name."""
     state = stack.running(settings)
     if state is not None:
-        return dict(state.get("rewards", {}))
+        return {**state.get("rewards", {}), **settings.reward_targets}
     named = "reward_target" in settings.model_fields_set or not settings.reward_targets
     return ({"": settings.reward_target} if named else {}) | settings.reward_targets
 

@@ -171,6 +171,13 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
             style="yellow",
             soft_wrap=True,
         )
+    model = Path(checked.resolved["model"])
+    if not (model.is_absolute() or model.is_dir()):
+        screen.print(
+            f"model {model} is no folder here: it is taken for an id of the Hugging Face hub",
+            style="yellow",
+            soft_wrap=True,
+        )
     outline = yaml.safe_dump(checked.outline(), sort_keys=False, allow_unicode=True)
     screen.print(outline.rstrip(), style="dim", soft_wrap=True)
     screen.print("# the rest has its defaults", style="dim")

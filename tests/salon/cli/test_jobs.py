@@ -169,8 +169,11 @@ def test_a_report_over_several_jobs_is_the_trainers(salon, store, redis_client, 
         finish(redis_client, job, folder=f"/runs/{job}")
     told = salon("report", first, second, "--out", "all.html").stdout
     assert told == "report  all.html\n"
-    expected = f"-P -m trainer compare /runs/{first} /runs/{second} --out all.html\n"
+    expected = f"-P -m trainer compare --out all.html -- /runs/{first} /runs/{second}\n"
     assert trainer.read_text() == expected
+    Path("run").mkdir()
+    salon("report", "run", second)
+    assert trainer.read_text().endswith(f"--out report.html -- run /runs/{second}\n")
     with pytest.raises(InvalidRequest, match=f"{queued} is queued"):
         salon("report", first, queued)
     Path("fail").touch()
@@ -192,7 +195,7 @@ def test_seeds_that_are_followed_end_in_one_report(salon, spec, store, redis_cli
     ):
         salon("submit", spec, "--seeds", "3-5", "--watch", "--out", "all.html")
     thread.join()
-    assert trainer.read_text() == "-P -m trainer compare /runs/3 /runs/5 --out all.html\n"
+    assert trainer.read_text() == "-P -m trainer compare --out all.html -- /runs/3 /runs/5\n"
 
 
 def test_with_json_the_error_that_ends_it_is_not_hidden_by_redis(salon, spec, monkeypatch):

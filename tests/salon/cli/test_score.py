@@ -249,6 +249,16 @@ def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, 
     assert known_targets(both) == {"": default, **named}
 
 
+def test_a_reward_that_the_stack_does_not_serve_is_not_asked_of_another_service(salon, pictures):
+    failed = salon("score", "--reward", "aesthetc", pictures[0])
+    assert_one_line_error(failed, "'aesthetc'", "did you mean aesthetic?", "--target")
+    salon.environment["SALON_REWARD_TARGETS"] = '{"mine": "127.0.0.1:1"}'
+    try:
+        assert "127.0.0.1:1:" in salon("score", "--reward", "mine", pictures[0]).err
+    finally:
+        del salon.environment["SALON_REWARD_TARGETS"]
+
+
 @pytest.mark.slow
 def test_every_reward_there_is_can_be_served_at_once(tmp_path, pictures):
     command = Salon(REPOSITORY, services=len(LOCAL_SERVICES))
