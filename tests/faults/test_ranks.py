@@ -13,7 +13,7 @@ import pytest
 from salon.broker import send_launch
 from salon.jobs import JobState, JobStore, job_key, lease_key
 from salon.lease import acquire
-from tests.fixtures.redis import free_port
+from tests.fixtures.service import free_port
 from tests.fixtures.stack import wait_until
 
 COMPARED = ("reward_mean", "reward_std", "loss", "approx_kl", "grad_norm", "advantage_std")

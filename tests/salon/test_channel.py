@@ -11,7 +11,7 @@ from salon.channel import Security, connect
 from salon.errors import InvalidRequest
 from salon.settings import load_settings
 from tests.fixtures.certificates import Authority
-from tests.fixtures.redis import free_port
+from tests.fixtures.service import free_port
 
 TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 

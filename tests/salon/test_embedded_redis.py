@@ -13,7 +13,7 @@ from salon.redis_password import with_new_password, with_stored_password
 from salon.redis_url import password
 from salon.settings import Settings, load_settings
 from salon.supervisor import Supervisor
-from tests.fixtures.redis import free_port
+from tests.fixtures.service import free_port
 from tests.fixtures.stack import wait_until
 
 

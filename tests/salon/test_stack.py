@@ -16,7 +16,7 @@ from salon.private import make_private
 from salon.redis_password import with_new_password
 from salon.stack_state import read_state, state_file
 from salon.supervisor import Supervisor
-from tests.fixtures.redis import free_port
+from tests.fixtures.service import free_port
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 

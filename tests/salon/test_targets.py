@@ -5,7 +5,7 @@ import pytest
 from salon.channel import connect
 from salon.errors import ServiceUnavailable, from_rpc_error
 from salon.targets import addresses, is_local, is_this_host, through_proxy
-from tests.fixtures.redis import free_port
+from tests.fixtures.service import free_port
 
 
 @pytest.fixture(autouse=True)
