@@ -8,7 +8,7 @@ from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 from redis.retry import Retry
 
 from salon.errors import InvalidRequest, StackUnavailable
-from salon.redis_url import missing_files, own_port, password, shown
+from salon.redis_url import is_misread, missing_files, own_port, password, shown
 from salon.refusals import Patience, typed
 
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
@@ -57,6 +57,11 @@ def connect_now(url: str) -> redis.Redis:
         RedisRefused: what answers there is no Redis, or one that wants another password.
     """
     try:
+        if is_misread(url):
+            raise StackUnavailable(
+                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
+                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
+            )
         if missing := missing_files(url):
             raise StackUnavailable(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)

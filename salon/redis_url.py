@@ -40,6 +40,14 @@ def own_port(url: str) -> int | None:
     return port if local else None
 
 
+def is_misread(url: str) -> bool:
+    """Whether a part of `url` is not what it is for, as where a password holds a bare / or #."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss"):
+        return False
+    return bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
+
+
 def missing_files(url: str) -> list[str]:
     """Certificates and keys that `url` names and that are not there."""
     query = dict(parse_qsl(urlsplit(url).query))

@@ -81,6 +81,7 @@ def up(
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
     require_own(settings.state_dir)
+    left = read_state(settings)
     if state := running(settings):
         raise SalonError(
             f"a stack runs already here (pid {state['pid']}): `salon submit` gives it a job, "
@@ -92,6 +93,8 @@ def up(
     programs(settings, services)
     make_private(settings.state_dir)
     with _only_one(settings) as lock:
+        if left and left["own_shared_dir"]:  # of one that was killed as a whole
+            remove_own_shared_dir(Path(left["own_shared_dir"]))
         whose = _whose_redis(settings)
         _check_ports(settings, services, whose)
         if whose == EMBEDDED:

@@ -8,13 +8,32 @@ from typing import Any
 
 import psutil
 import structlog
+from pydantic import BaseModel, Field, ValidationError
 
-from salon.errors import naming
+from salon.errors import InvalidRequest, naming
 from salon.private import write_private
 from salon.settings import Settings
 from salon.supervisor import Supervisor
 
 log = structlog.get_logger()
+
+
+class _Process(BaseModel):
+    pid: int = Field(ge=0, lt=2**31)
+    command: list[str]
+
+
+class _Child(_Process):
+    name: str
+
+
+class _Stack(_Process):
+    """The record as it is read: what is in the folder is data."""
+
+    children: list[_Child]
+    failing: list[str] = []
+    rewards: dict[str, str] = {}
+    own_shared_dir: str | None = None
 
 
 def state_file(settings: Settings) -> Path:
@@ -23,12 +42,22 @@ def state_file(settings: Settings) -> Path:
 
 
 def read_state(settings: Settings) -> dict[str, Any] | None:
-    """The record, as `Record` describes it, or None where there is none for this user to read."""
+    """The record, as `Record` describes it, or None where there is none for this user to read.
+
+    Raises:
+        InvalidRequest: it is damaged.
+    """
     try:
-        state: dict[str, Any] = json.loads(state_file(settings).read_text())
-    except (FileNotFoundError, PermissionError, ValueError):
+        text = state_file(settings).read_text(errors="replace")
+    except (FileNotFoundError, PermissionError):
         return None
-    return state
+    try:
+        return _Stack.model_validate_json(text, strict=True).model_dump()
+    except ValidationError:
+        raise InvalidRequest(
+            f"{state_file(settings)} is damaged: end what still runs of that stack (`ps`), then "
+            "delete the file"
+        ) from None
 
 
 def is_alive(entry: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from pydantic import ValidationError
 from salon.errors import InvalidRequest, RewardFailed, SalonError
 from salon.local_services import LOCAL_SERVICES
 from salon.own_modules import namesake
+from salon.reward.v1 import reward_pb2
 from salon.stand_ins import is_stand_in
 from services import rewards
 from services.reward import Reward, RewardConfig
 
 logger = structlog.get_logger()
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,15 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
         if missing:
             raise InvalidRequest(
                 f"{module.__name__}.{reward.__name__} must set {', '.join(missing)}"
+            )
+        _check_facts(reward)
+    names = [reward.name for reward in classes]
+    for reward in classes:
+        if names.count(reward.name) > 1:
+            same = [each.__name__ for each in classes if each.name == reward.name]
+            raise InvalidRequest(
+                f"module {module.__name__}: {' and '.join(same)} have the same name "
+                f"{reward.name!r}: give each its own"
             )
     _check_known(classes, options or {})
     return [Choice(reward, _configure(reward, options or {})) for reward in classes]
@@ -176,6 +190,31 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
 
 def _abstract(reward: type[Reward]) -> list[str]:
     return sorted(getattr(reward, "__abstractmethods__", ()))
+
+
+def _check_facts(reward: type[Reward]) -> None:
+    """What a class says of itself goes onto the wire: of the wrong type it would fail every call.
+
+    Raises:
+        InvalidRequest: naming what is wrong.
+    """
+    version = getattr(reward, "version", "")  # or it is set when the model is loaded
+    facts = {
+        "name": isinstance(reward.name, str) and bool(_NAME.fullmatch(reward.name)),
+        "version": isinstance(version, str),
+        "description": isinstance(reward.description, str),
+        "unit": isinstance(reward.unit, str),
+        "direction": reward.direction in reward_pb2.Direction.values(),
+        "inputs": all(each in reward_pb2.Input.values() for each in reward.inputs),
+        "threads": isinstance(reward.threads, int) and reward.threads > 0,
+        "max_batch": isinstance(reward.max_batch, int | float) and reward.max_batch > 0,
+    }
+    for fact, right in facts.items():
+        if not right:
+            raise InvalidRequest(
+                f"{reward.__module__}.{reward.__name__}: {fact} cannot be "
+                f"{getattr(reward, fact)!r:.80}; see services.reward.Reward"
+            )
 
 
 def _check_known(classes: list[type[Reward]], options: Mapping[str, str]) -> None:

@@ -172,8 +172,9 @@ class Diffusion:
             pixels = vae.decode(scaled, return_dict=False)[0]
         if not torch.isfinite(pixels).all():
             raise SalonError(
-                "the model draws pixels that are no finite numbers: training diverged; lower "
-                f"learning_rate or, if precision {self.precision} overflows, take a wider one"
+                "the model draws pixels that are no finite numbers: before the first update its "
+                "folder is damaged; after it training diverged: lower learning_rate or, if "
+                f"precision {self.precision} overflows, take a wider one"
             )
         return to_uint8(pixels.float())
 

@@ -142,7 +142,7 @@ def _encode_one(image: Any, name: str) -> WireImage:
         try:
             image = pixels_of(image)
         # A Pillow image decodes its file only now, and that can fail.
-        except (SampleError, OSError, SyntaxError) as error:
+        except (SampleError, OSError, SyntaxError, ValueError) as error:
             raise InvalidRequest(f"{name}: {error}") from None
     if not isinstance(image, np.ndarray):
         raise InvalidRequest(

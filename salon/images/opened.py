@@ -24,7 +24,7 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
 
     Raises:
         SampleError: it has no exact form in 8 bits of RGB or gray, or its file is damaged.
-        OSError, SyntaxError: Pillow cannot decode its file.
+        OSError, SyntaxError, ValueError: Pillow cannot decode its file, or has closed it.
     """
     _check_frames(image)
     _check_depth(image)

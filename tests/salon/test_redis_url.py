@@ -68,3 +68,18 @@ def test_certificates_that_are_missing_are_named(tmp_path):
     (tmp_path / "ca.pem").touch()
     url = f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem&ssl_keyfile={tmp_path}/own.key"
     assert missing_files(url) == [f"{tmp_path}/own.key"]
+
+
+@pytest.mark.parametrize(
+    ("url", "misread"),
+    [
+        ("redis://:p@SECRET/w#rd@127.0.0.1:6390/0", True),
+        ("redis://127.0.0.1:6390/abc", True),
+        ("redis://:p%40s%2Fw%23rd@127.0.0.1:6390/0", False),
+        ("redis://127.0.0.1:6390", False),
+        ("rediss://host:6390/1?ssl_ca_certs=/a/b", False),
+        ("unix:///run/redis.sock?db=0", False),
+    ],
+)
+def test_a_password_that_is_not_encoded_is_noticed(url, misread):
+    assert redis_url.is_misread(url) is misread

@@ -68,7 +68,7 @@ def test_a_password_that_another_user_keeps_is_not_known_and_no_error(tmp_path, 
     settings = load_settings()
     with_new_password(tmp_path / "state", settings.redis_url)
 
-    def read_text(path):
+    def read_text(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.read_text", read_text)

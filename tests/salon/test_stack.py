@@ -108,6 +108,28 @@ def test_the_folder_that_was_made_is_removed(recorded, settings):
     assert not folder.exists()
 
 
+def test_what_a_stack_left_that_was_killed_as_a_whole_goes_when_the_next_starts(
+    recorded, settings, monkeypatch
+):
+    folder = own_shared_dir.make_own_shared_dir(settings)
+    monkeypatch.setattr(stack, "_whose_redis", lambda _: stack.EMBEDDED)
+    monkeypatch.setattr(stack, "_check_ports", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stack.up(recorded(own_shared_dir=str(folder)))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "{", '{"pid": -1, "command": [], "children": []}', '{"pid": "1"}', "\0"]
+)
+def test_a_damaged_record_is_named(recorded, text):
+    settings = recorded()
+    state_file(settings).write_text(text)
+    for command in (stack.up, stack.down, stack.running):
+        with pytest.raises(InvalidRequest, match=r"stack\.json is damaged"):
+            command(settings)
+
+
 @pytest.mark.parametrize("of", ["this user", "another user", "another group"])
 def test_only_own_processes_are_ended(recorded, monkeypatch, of):
     process = subprocess.Popen(SLEEPER, start_new_session=of != "another group")

@@ -186,3 +186,28 @@ def test_a_broken_module_is_named_with_its_line(module, text, words):
     name = module(text)
     with pytest.raises(InvalidRequest, match=words):
         choose_rewards(name)
+
+
+REWARD = """
+from services.reward import Reward
+class A(Reward):
+    name, version, description = "same", "1", "a"
+    def score(self, samples): return [1.0] * len(samples)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class B(A):\n    pass\n", "A and B have the same name 'same'"),
+        ("A.version = 1\n", "A: version cannot be 1"),
+        ("A.name = '../x'\n", r"A: name cannot be '\.\./x'"),
+        ("A.description = None\n", "A: description cannot be None"),
+        ("A.threads = 0\n", "A: threads cannot be 0"),
+        ("A.direction = 'up'\n", "A: direction cannot be 'up'"),
+        ("A.inputs = 'all'\n", "A: inputs cannot be 'all'"),
+    ],
+)
+def test_what_a_class_says_of_itself_is_checked_before_it_is_served(module, text, words):
+    with pytest.raises(InvalidRequest, match=words):
+        choose_rewards(module(REWARD + text))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.spec_yaml import dump, parse, parse_value
+from trainer.spec_yaml import YamlError, dump, parse, parse_value
 
 NUMBERS = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()
 
@@ -41,3 +41,9 @@ def test_infinities_come_back():
 @pytest.mark.parametrize("text", ["#1 dad", " # of cats", "#", "a #1 dad"])
 def test_a_value_of_an_override_has_no_comments(text):
     assert parse_value(text) == text.strip()
+
+
+def test_halves_of_a_character_are_joined_or_refused():
+    assert parse('a: "\\ud83d\\ude00"') == {"a": "😀"}
+    with pytest.raises(YamlError, match="half of a character"):
+        parse('a: "\\ud800"')
