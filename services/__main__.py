@@ -66,7 +66,6 @@ def main(
 ) -> None:
     """Host the rewards that MODULE defines; the first is the default."""
     logs.configure("reward-service")
-    come_last()
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
@@ -132,6 +131,7 @@ def _pairs(settings: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    come_last()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     app()

@@ -47,7 +47,6 @@ EXIT_PASSING = 76  # the next attempt may well succeed
 @app.callback()
 def _trainer() -> None:
     """Trainer of Salon: started by a training worker, not by hand."""
-    come_last()
 
 
 @app.command()
@@ -197,4 +196,5 @@ def _attempt(
 
 
 if __name__ == "__main__":
+    come_last()
     app()

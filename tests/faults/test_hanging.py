@@ -41,7 +41,9 @@ def test_the_batches_of_other_services_do_not_wait_for_it(two_services):
     for seed in range(4):
         images = photos(3, seed)
         assert_scored(healthy.submit(images), images)
-    assert not any(future.done() for future in futures)
+    assert not any(future.done() for future in futures), [
+        f.exception(0) if f.done() else None for f in futures
+    ]
     two_services.signal("l2", signal.SIGCONT)
     assert all(future.result(60).valid.all() for future in futures)
     for harness in (healthy, hanging):
