@@ -32,7 +32,7 @@ from benchmarks.machine import describe_machine, versions
 from benchmarks.photographs import cut_squares, find_photographs
 from benchmarks.ports import free_port
 from salon import RewardClient, SalonError
-from salon.channel import METHOD_SCORE, connect
+from salon.client.channel import METHOD_SCORE, connect
 from salon.reward.v1 import reward_pb2
 
 PROCESSES = 4  # of hostile callers

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.ports import free_port
-from salon.connection import connect
-from salon.embedded_redis import redis_program
 from salon.errors import ServiceUnavailable
-from salon.programs import programs
+from salon.queue.connection import connect
 from salon.redis_password import with_new_password
 from salon.settings import Settings
-from salon.supervisor import Supervisor
+from salon.stack.embedded_redis import redis_program
+from salon.stack.programs import programs
+from salon.stack.supervisor import Supervisor
 
 PARTS = ("redis", "jpeg", "scoring")
 READY_SECONDS = 60.0

@@ -39,8 +39,8 @@ from benchmarks.ways import (
 from salon.errors import SalonError
 from salon.settings import Settings
 from services.rewards.jpeg import VERSION
-from trainer.spec import JobSpec
-from trainer.spec_file import load_spec
+from trainer.spec.file import load_spec
+from trainer.spec.job_spec import JobSpec
 
 JOB = Path("jobs/ddpo-compressibility-tiny.yaml")
 BATCH = 8  # images; DDPO's default sample_batch_size. Of 512 x 512 they are 6.3 MB, one message.

@@ -15,9 +15,9 @@ from benchmarks.rates import ratio, rotated, summarise
 from benchmarks.ways import REWARD, queue_scorer, score_in_process
 from salon.settings import Settings
 from trainer.ddpo.algorithm import DDPO
-from trainer.diffusion import Diffusion
-from trainer.scoring import RewardScorer, ScoredBatch
-from trainer.spec import JobSpec
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.rewards.scorer import RewardScorer, ScoredBatch
+from trainer.spec.job_spec import JobSpec
 
 
 class InProcessScorer:

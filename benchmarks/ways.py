@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from salon.broker import create_app
 from salon.client import RewardClient
-from salon.connection import connect
+from salon.queue.broker import create_app
+from salon.queue.connection import connect
+from salon.serving import Sample
 from salon.settings import Settings
-from services.reward import Sample
 from services.rewards.jpeg import JpegCompressibility
-from trainer.interrupt import Interrupt
-from trainer.queue_scorer import QueueScorer
+from trainer.rewards.queue_scorer import QueueScorer
+from trainer.runtime.interrupt import Interrupt
 
 REWARD = JpegCompressibility.name
 WORKERS = 2

@@ -12,7 +12,7 @@ from salon.errors import (
     StackUnavailable,
     UnknownReward,
 )
-from salon.outcomes import Outcome
+from salon.wire.outcomes import Outcome
 
 __all__ = [
     "DeadlineExceeded",

@@ -6,9 +6,9 @@ from typing import Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from salon.channel import Security
 from salon.errors import InvalidRequest
 from salon.redis_password import with_stored_password
+from salon.security import Security
 
 MEBIBYTE = 1024 * 1024
 TIDY_SECONDS = 1.0  # of a scoring task, for Redis

@@ -4,18 +4,15 @@
 for trying things out; a real generator trained on them would learn nothing, and nobody would see.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from salon.channel import Security
-from salon.client import RewardClient
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import InvalidRequest
 
 CARD = "README.md"
 MARK = "stand_in: true"
 """In the front matter of a card, a line of its own."""
 _CARD_CHARACTERS = 64 * 1024
-_ASK_SECONDS = 3.0
 
 
 def is_stand_in(source: str) -> bool:
@@ -46,32 +43,3 @@ def refusal(rewards: Iterable[str], model: str) -> InvalidRequest:
         f"{model} draws; serve the real reward and name its address in SALON_REWARD_TARGETS, or "
         "set allow_stand_ins: true for a trial"
     )
-
-
-def check_rewards(
-    model: str, rewards: Iterable[str], targets: Mapping[str, str], security: Security
-) -> None:
-    """Ask the services that are known where a job is submitted; the trainer asks all.
-
-    Args:
-        model: the generator.
-        rewards: names of those that score it.
-        targets: host:port by reward, as far as they are known.
-        security: for these services.
-
-    Raises:
-        InvalidRequest: the generator is no stand-in, and some of the rewards are.
-    """
-    if is_stand_in(model):
-        return
-    found = [name for name in rewards if name in targets and _serves(targets[name], name, security)]
-    if found:
-        raise refusal(found, model)
-
-
-def _serves(target: str, reward: str, security: Security) -> bool:
-    try:
-        with RewardClient(target, security=security) as client:
-            return client.describe(reward, deadline=_ASK_SECONDS).stand_in
-    except SalonError:  # it may be there when the job is: its first answer says what it is
-        return False

@@ -13,13 +13,13 @@ import typer
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
 from salon.extras import require
-from salon.images import ImageLimits
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
-from services import flags
-from services.hosting import choose_rewards
-from services.limits import Limits
-from services.options import ServerOptions, tls_files
+from salon.wire.images import ImageLimits
+from services.scoring.limits import Limits
+from services.server import flags
+from services.server.options import ServerOptions, tls_files
+from services.server.reward_modules import choose_rewards
 
 _SERVER = ServerOptions()
 _LIMITS = Limits()
@@ -70,7 +70,7 @@ def main(
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         require(f"python -m services {module}", "services")
-        from services.server import serve  # noqa: PLC0415 - it needs what may not be installed
+        from services.server.grpc_server import serve  # noqa: PLC0415 - it needs what may not be installed
 
         options = ServerOptions(
             host=host,

@@ -24,17 +24,17 @@ import structlog
 import typer
 
 from salon import logs
-from salon.connection import connect, connect_once
 from salon.errors import SalonError
 from salon.extras import MissingExtra, require
-from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
-from salon.lease import Lease, LeaseLost, acquire
+from salon.jobs.lease import Lease, LeaseLost, acquire
+from salon.jobs.store import Job, JobNotFound, JobState, JobStore, check_id
 from salon.memory import keep_freed_memory
 from salon.own_modules import come_last
+from salon.queue.connection import connect, connect_once
 from salon.settings import Settings, load_settings
-from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
-from trainer.interrupt import Cause, Interrupt, Interrupted
-from trainer.job_log import JobLog
+from trainer.runtime.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.job_log import JobLog
 
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -169,7 +169,7 @@ def _attempt(
     """
     # torch takes seconds to import: the heartbeat is already beating then.
     from trainer.assembly import train  # noqa: PLC0415
-    from trainer.ranks import PASSING  # noqa: PLC0415
+    from trainer.runtime.ranks import PASSING  # noqa: PLC0415
 
     try:
         train(job, lease, settings, interrupt, rank)

@@ -6,34 +6,34 @@ from pathlib import Path
 import structlog
 import torch
 
-from salon.broker import create_app
-from salon.connection import connect
 from salon.errors import InvalidRequest, naming
-from salon.jobs import Job
-from salon.lease import Lease
+from salon.jobs.lease import Lease
+from salon.jobs.store import Job
 from salon.private import follow, make_private
+from salon.queue.broker import create_app
+from salon.queue.connection import connect
 from salon.settings import Settings
 from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
-from trainer.checkpoints import Checkpoints
-from trainer.credentials import check_credentials
 from trainer.ddpo.algorithm import DDPO
-from trainer.diffusion import Diffusion
-from trainer.diversity import ImageEmbedder
-from trainer.evaluations import Evaluations
-from trainer.interrupt import Interrupt
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.evaluation.diversity import ImageEmbedder
+from trainer.evaluation.evaluations import Evaluations
+from trainer.evaluation.run_damage import check_run_folder
 from trainer.loop import Loop
-from trainer.queue_scorer import QueueScorer
-from trainer.ranks import Ranks
-from trainer.reference import read_reference
-from trainer.run_damage import check_run_folder
-from trainer.run_folder import RunFolder
+from trainer.rewards.queue_scorer import QueueScorer
+from trainer.rewards.scorer import RewardScorer
+from trainer.rewards.versions import RewardVersions
+from trainer.runtime.checkpoints import Checkpoints
+from trainer.runtime.interrupt import Interrupt
+from trainer.runtime.ranks import Ranks
+from trainer.runtime.run_folder import RunFolder
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
-from trainer.scoring import RewardScorer
-from trainer.spec import JobSpec
-from trainer.tracking import Tracker
-from trainer.versions import RewardVersions
+from trainer.spec.credentials import check_credentials
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.reference import read_reference
+from trainer.tracking.tracker import Tracker
 
 log = structlog.get_logger()
 

@@ -4,20 +4,22 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from salon.errors import SalonError
 from trainer.algorithm import Algorithm, Metrics
-from trainer.checkpoints import Checkpoint, Checkpoints
-from trainer.evaluations import Evaluations
-from trainer.interrupt import Interrupt, Interrupted
-from trainer.ranks import Ranks
-from trainer.result import write_result
-from trainer.run_folder import RunFolder
-from trainer.spec import JobSpec
-from trainer.spec_yaml import dump
-from trainer.tracking import Tracker
-from trainer.versions import RewardVersions
+from trainer.evaluation.evaluations import Evaluations
+from trainer.evaluation.held_out import Evaluation
+from trainer.result import save_model, write_result
+from trainer.rewards.versions import RewardVersions
+from trainer.runtime.checkpoints import Checkpoint, Checkpoints
+from trainer.runtime.interrupt import Interrupt, Interrupted
+from trainer.runtime.ranks import Ranks
+from trainer.runtime.run_folder import RunFolder
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.yaml import dump
+from trainer.tracking.tracker import Tracker
 
 
 @dataclass
@@ -188,10 +190,15 @@ class Loop:
         if not self._evaluations.known(self.iteration):
             samples = self._spec.evaluation.samples
             tracker.stage(f"evaluating after iteration {self.iteration}: {samples} samples")
-        evaluation = self._evaluations.run(self.iteration, self._summary)
+        evaluation = self._evaluations.run(self.iteration, self._save_best)
         tracker.evaluated(self.iteration, evaluation, self._evaluations.before)
         if stop := self._evaluations.stop:
             tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
+
+    def _save_best(self, folder: Path, evaluation: Evaluation) -> None:
+        before = self._evaluations.before
+        parts = (self._algorithm, self._spec, self._summary(), before, evaluation)
+        save_model(folder, *parts, is_best=True)
 
     def _summary(self) -> dict[str, Any]:
         totals = self._totals

@@ -2,21 +2,39 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from salon.numbers import finite
 from trainer.algorithm import Algorithm
-from trainer.evaluations import Evaluations
-from trainer.hub import by_hand, push
-from trainer.model_card import write_model_card
+from trainer.evaluation.evaluations import Evaluations
+from trainer.evaluation.held_out import Evaluation
 from trainer.report import write_report
-from trainer.run_folder import RunFolder
-from trainer.spec import JobSpec
-from trainer.tracking import Tracker, read_metrics
+from trainer.report.model_card import write_model_card
+from trainer.runtime.hub import by_hand, push
+from trainer.runtime.metrics_file import read_metrics
+from trainer.runtime.run_folder import RunFolder
+from trainer.spec.job_spec import JobSpec
+from trainer.tracking.tracker import Tracker
 
 log = structlog.get_logger()
+
+
+def save_model(
+    folder: Path,
+    algorithm: Algorithm,
+    spec: JobSpec,
+    summary: Mapping[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    *,
+    is_best: bool = False,
+) -> None:
+    """Write the trained model into `folder`, with its card; see `write_model_card`."""
+    algorithm.save(folder)
+    write_model_card(folder, spec, summary, before, after, is_best=is_best)
 
 
 def write_result(
@@ -40,8 +58,7 @@ def write_result(
     tracker.stage("writing the model and the report")
     before, after = evaluations.before, evaluations.last
     with folder.folder("model") as path:
-        algorithm.save(path)
-        write_model_card(path, spec, summary, before, after)
+        save_model(path, algorithm, spec, summary, before, after)
     folder.write_text("summary.json", json.dumps(finite(summary), indent=2) + "\n")
     write_report(folder, spec, summary, before, after, read_metrics(folder))
     tracker.result(summary)

@@ -15,7 +15,7 @@ import redis
 import structlog
 
 from salon.errors import naming
-from salon.lease import Lease, LeaseLost
+from salon.jobs.lease import Lease, LeaseLost
 from salon.own_modules import python
 
 log = structlog.get_logger()

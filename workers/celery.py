@@ -8,10 +8,10 @@ import structlog
 from celery.signals import celeryd_init, setup_logging, task_postrun, task_prerun, worker_ready
 
 from salon import logs
-from salon.broker import create_app
-from salon.connection import check_keeps_keys, connect_once
 from salon.errors import InvalidRequest
 from salon.own_modules import come_last
+from salon.queue.broker import create_app
+from salon.queue.connection import check_keeps_keys, connect_once
 from salon.settings import load_settings
 
 settings = load_settings()

@@ -17,12 +17,9 @@ from celery import Task
 from celery.exceptions import Reject
 from pydantic import ValidationError
 
-from salon.blobs import BlobMissing, BlobStore
-from salon.broker import SCORE_TASK, ScoreMessage
-from salon.channel import METHOD_SCORE
-from salon.channel import connect as connect_service
-from salon.connection import connect as connect_redis
-from salon.diagnosis import explain
+from salon.client.channel import METHOD_SCORE
+from salon.client.channel import connect as connect_service
+from salon.client.diagnosis import explain
 from salon.errors import (
     Overloaded,
     SalonError,
@@ -30,8 +27,11 @@ from salon.errors import (
     from_rpc_error,
     is_untried,
 )
-from salon.refusals import patiently
-from salon.replies import Reply, ReplyKind, ReplyStream
+from salon.queue.blobs import BlobMissing, BlobStore
+from salon.queue.broker import SCORE_TASK, ScoreMessage
+from salon.queue.connection import connect as connect_redis
+from salon.queue.refusals import patiently
+from salon.queue.replies import Reply, ReplyKind, ReplyStream
 from salon.targets import through_proxy
 from workers.celery import app, settings
 

@@ -13,11 +13,11 @@ import redis
 import structlog
 from celery.signals import worker_ready, worker_shutting_down
 
-from salon.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
-from salon.connection import connect, connect_once
 from salon.errors import InvalidRequest, SalonError
-from salon.jobs import JobNotFound, JobStore, JobUnreadable
-from salon.lease import Lease, LeaseLost, acquire
+from salon.jobs.lease import Lease, LeaseLost, acquire
+from salon.jobs.store import JobNotFound, JobStore, JobUnreadable
+from salon.queue.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
+from salon.queue.connection import connect, connect_once
 from workers.attempt import Attempt
 from workers.celery import app, settings
 

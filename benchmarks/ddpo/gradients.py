@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.ddpo.workload import PROMPTS, Assignment
-from trainer.conditioning import Conditioning
 from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.update import Share, accumulate_gradient
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.schedule import Schedule
-from trainer.diffusion import Diffusion
-from trainer.ranks import Ranks
+from trainer.runtime.ranks import Ranks
 
 ADAPTER_SCALE = 0.05
 """Standard deviation of the adapters' second factors. They start at zero, where the first factors

@@ -17,9 +17,9 @@ from salon.memory import keep_freed_memory
 from salon.settings import Settings
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
-from trainer.diffusion import Diffusion
-from trainer.scoring import RewardScorer
-from trainer.spec import RewardSpec
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.rewards.scorer import RewardScorer
+from trainer.spec.job_spec import RewardSpec
 
 
 class SalonContender:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salon.errors import SampleError
-from salon.local_services import local_services
+from salon.serving import Reward, Sample, Score
 from salon.settings import Settings
-from services.hosting import load_rewards
-from services.reward import Reward, Sample, Score
-from trainer.scoring import ScoredBatch
+from salon.stack.local_services import local_services
+from services.server.reward_modules import load_rewards
+from trainer.rewards.scorer import ScoredBatch
 
 
 def load_jury(names: Sequence[str]) -> dict[str, Reward]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from trainer.sections import submitting
-from trainer.spec import JobSpec
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.sections import submitting
 
 JOBS = Path("jobs")
 TASKS = ("compressibility", "incompressibility", "aesthetic", "alignment")

@@ -12,11 +12,11 @@ from benchmarks.fidelity.studies import STRIDE, WATCHED, Run
 from salon.numbers import finite
 from trainer.algorithm import Algorithm
 from trainer.ddpo.algorithm import DDPO
-from trainer.diffusion import Diffusion
-from trainer.evaluation import evaluate
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.evaluation.held_out import evaluate
 from trainer.rwr.algorithm import RWR
-from trainer.sections import EvaluationSpec
-from trainer.spec import JobSpec
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.sections import EvaluationSpec
 
 
 def perform(run: Run, samples: int) -> dict[str, Any]:

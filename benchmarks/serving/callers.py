@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salon.client import RewardClient
-from services.hosting import load_rewards
-from services.reward import Sample, Score
+from salon.serving import Sample, Score
+from services.server.reward_modules import load_rewards
 
 Images = NDArray[np.uint8]
 Call = Callable[[Images], list[float]]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.datastructures import FormData, UploadFile
 
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.jpeg import JpegCompressibility
 
 

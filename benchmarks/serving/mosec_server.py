@@ -7,7 +7,7 @@ import numpy as np
 from mosec import Server, Worker
 from mosec.mixin import MsgpackMixin
 
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.jpeg import JpegCompressibility
 
 

@@ -25,8 +25,8 @@ from benchmarks.soak.ledger import Ledger, show
 from benchmarks.soak.pool import Expected, expect, make_pool
 from benchmarks.soak.verdict import find_faults, most_passing
 from salon.errors import SalonError, ServiceUnavailable
-from salon.images import Pixels
-from services.hosting import load_rewards
+from salon.wire.images import Pixels
+from services.server.reward_modules import load_rewards
 
 CLIP = Path("models/tiny-clip-digits")
 TRIPWIRE = "benchmarks.soak.tripwire"

@@ -13,8 +13,8 @@ import grpc
 from benchmarks.soak.plan import EXPECTED_ERRORS, PlannedRequest, plan_request
 from benchmarks.soak.pool import Expected
 from benchmarks.soak.wire import corrupt_png, make_message
-from salon.channel import METHOD_SCORE, connect
 from salon.client import RewardClient
+from salon.client.channel import METHOD_SCORE, connect
 from salon.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -22,10 +22,10 @@ from salon.errors import (
     ServiceUnavailable,
     from_rpc_error,
 )
-from salon.images import Pixels
-from salon.outcomes import Outcome, outcomes
 from salon.reward.v1 import reward_pb2
-from salon.shared import SharedDirectory
+from salon.wire.images import Pixels
+from salon.wire.outcomes import Outcome, outcomes
+from salon.wire.shared_files import SharedDirectory
 
 DEADLINE_SECONDS = 60.0
 RETURN_SECONDS = 60.0  # for a service that was killed

@@ -14,7 +14,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from salon.channel import connect
+from salon.client.channel import connect
 
 MEBIBYTE = 1024 * 1024
 LEAST_READINGS = 8

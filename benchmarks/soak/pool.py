@@ -9,8 +9,8 @@ from PIL import Image
 
 from benchmarks.photographs import cut_squares, find_photographs
 from benchmarks.soak.plan import prompt_of
-from salon.images import Pixels
-from services.reward import Reward, Sample
+from salon.serving import Reward, Sample
+from salon.wire.images import Pixels
 
 SIDES = (16, 24, 32, 48, 64, 96)
 # A network's last bits depend on how many samples it scores at once.

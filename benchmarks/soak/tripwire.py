@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.reward import Reward, Sample
+from salon.serving import Reward, Sample
 
 RAISE = "raise"
 NAN = "nan"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from benchmarks.soak.plan import PlannedRequest, PlannedSample
 from benchmarks.soak.pool import png
-from salon.images import Pixels
 from salon.reward.v1 import reward_pb2
-from salon.shared import SharedDirectory, SharedFile
+from salon.wire.images import Pixels
+from salon.wire.shared_files import SharedDirectory, SharedFile
 
 
 def make_message(

@@ -9,10 +9,10 @@ import typer
 from kombu.exceptions import OperationalError
 
 from salon.cli import jobs, stack, status, submit
+from salon.cli.ctrl_c import never_lose_ctrl_c
 from salon.cli.score import score
 from salon.cli.terminal import EXIT_ERROR, console, prepare, print_error
 from salon.cli.token import token
-from salon.ctrl_c import never_lose_ctrl_c
 from salon.errors import SalonError
 from salon.own_modules import come_last
 

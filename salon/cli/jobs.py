@@ -10,11 +10,11 @@ from rich.console import Console
 
 from salon.cli.records import find, jobs_table, record_as_json, shown_path, whole_as_json
 from salon.cli.terminal import EXIT_INTERRUPTED, console, print_json, print_table
-from salon.connection import connect, connect_now
 from salon.errors import InvalidRequest, SalonError
 from salon.extras import require
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
 from salon.own_modules import python
+from salon.queue.connection import connect, connect_now
 from salon.settings import Settings, load_settings
 
 JobName = Annotated[

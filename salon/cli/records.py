@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from salon.errors import InvalidRequest
-from salon.jobs import Job, JobNotFound, JobStore
+from salon.jobs.store import Job, JobNotFound, JobStore
 from salon.numbers import decimals_for, duration, effect, mean_and_std
 
 STYLES = {

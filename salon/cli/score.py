@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from salon import stack
 from salon.cli.jobs import AsJson
 from salon.cli.score_table import Answer, Batch, answers_as_json, ask_all, ask_one, score_table
 from salon.cli.terminal import EXIT_ERROR, console, notices, print_error, print_json, print_table
 from salon.errors import InvalidRequest, SalonError, UnknownReward
-from salon.local_services import ALL, misspelt
 from salon.settings import Settings, load_settings
+from salon.stack import lifecycle
+from salon.stack.local_services import ALL, misspelt
 
 STDIN = "-"
 FILES_AT_ONCE = 64
@@ -60,7 +60,7 @@ def score(
         _read(reference, limit) if reference else None,
     )
     targets = known_targets(settings)
-    if reward not in ("", ALL, *targets) and not target and stack.running(settings):
+    if reward not in ("", ALL, *targets) and not target and lifecycle.running(settings):
         raise _unknown(reward, targets)
     documents: list[dict[str, Any]] = []
     failed = False
@@ -107,7 +107,7 @@ def _unknown(reward: str, targets: Collection[str]) -> UnknownReward:
 
 def known_targets(settings: Settings) -> dict[str, str]:
     """host:port by reward: those of the running stack, and those that the settings name."""
-    state = stack.running(settings)
+    state = lifecycle.running(settings)
     if state is not None:
         return {**state.get("rewards", {}), **settings.reward_targets}
     named = "reward_target" in settings.model_fields_set or not settings.reward_targets

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from salon.client import RewardClient
 from salon.errors import InvalidRequest, SalonError, SampleError, UnknownInstance
-from salon.outcomes import Outcome
 from salon.reward.v1 import reward_pb2
 from salon.settings import Settings
+from salon.wire.outcomes import Outcome
 
 DETAILS_SHOWN = 60  # characters
 

@@ -1,14 +1,17 @@
 """A job's spec before it is submitted: checked, and what of it is worth a line on the screen."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salon.errors import InvalidRequest
+from salon.client import RewardClient, Security
+from salon.errors import InvalidRequest, SalonError
 from salon.settings import Settings
+from salon.stand_ins import is_stand_in, refusal
 
+_ASK_SECONDS = 3.0
 MAX_SEEDS = 100  # jobs of one command
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
@@ -68,13 +71,42 @@ def check(
         InvalidRequest: it cannot be run as it is.
     """
     # The one thing above the ground floor this command knows, and only to check a spec early.
-    from trainer.spec import check_inputs  # noqa: PLC0415
-    from trainer.spec_file import load_spec  # noqa: PLC0415
+    from trainer.spec.file import load_spec  # noqa: PLC0415
+    from trainer.spec.job_spec import check_inputs  # noqa: PLC0415
 
     spec = load_spec(path, list(overrides))
     check_inputs(spec, settings, here=here)
     changed = spec.model_dump(mode="json", exclude_defaults=True)
     return CheckedSpec(spec.name, spec.model_dump(mode="json"), changed)
+
+
+def check_stand_ins(
+    model: str, rewards: Iterable[str], targets: Mapping[str, str], security: Security
+) -> None:
+    """Ask the services that are known where a job is submitted; the trainer asks all.
+
+    Args:
+        model: the generator.
+        rewards: names of those that score it.
+        targets: host:port by reward, as far as they are known.
+        security: for these services.
+
+    Raises:
+        InvalidRequest: the generator is no stand-in, and some of the rewards are.
+    """
+    if is_stand_in(model):
+        return
+    found = [name for name in rewards if name in targets and _serves(targets[name], name, security)]
+    if found:
+        raise refusal(found, model)
+
+
+def _serves(target: str, reward: str, security: Security) -> bool:
+    try:
+        with RewardClient(target, security=security) as client:
+            return client.describe(reward, deadline=_ASK_SECONDS).stand_in
+    except SalonError:  # it may be there when the job is: its first answer says what it is
+        return False
 
 
 def parse_seeds(text: str) -> list[int]:

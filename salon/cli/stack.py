@@ -7,16 +7,16 @@ import redis
 import typer
 from rich.table import Table
 
-from salon import stack
-from salon.bound_jobs import bound_key
 from salon.cli.terminal import console, print_table
-from salon.connection import connect_now
 from salon.errors import StackUnavailable
-from salon.jobs import JobStore
-from salon.local_services import DEFAULT_REWARDS
+from salon.jobs.bound import bound_key
+from salon.jobs.store import JobStore
 from salon.own_modules import python
+from salon.queue.connection import connect_now
 from salon.redis_url import shown
 from salon.settings import Settings, load_settings
+from salon.stack import lifecycle
+from salon.stack.local_services import DEFAULT_REWARDS
 
 
 def up(
@@ -28,7 +28,7 @@ def up(
     settings = load_settings()
     names = [name.strip() for name in rewards.split(",")]
     with console.status("starting the stack"):
-        state = stack.up(settings, names)
+        state = lifecycle.up(settings, names)
     table = Table("process", "pid", box=None)
     table.add_column("log", no_wrap=True)
     for child in state["children"]:
@@ -45,9 +45,9 @@ def up(
 def down() -> None:
     """Stop the local stack; queued and running jobs go on after the next `salon up`."""
     settings = load_settings()
-    left = _left_by(settings) if stack.running(settings) else []
+    left = _left_by(settings) if lifecycle.running(settings) else []
     with console.status("stopping the stack"):
-        stopped = stack.down(settings)
+        stopped = lifecycle.down(settings)
     console.print("stopped" if stopped else "no stack was running")
     for job in left:
         console.print(f"{job} is not over: it goes on after the next `salon up`", soft_wrap=True)

@@ -11,21 +11,21 @@ from kombu.exceptions import OperationalError
 from rich.table import Table
 from rich.text import Text
 
-from salon import stack
-from salon.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
-from salon.channel import connect
 from salon.cli.jobs import AsJson
 from salon.cli.records import record_as_json
 from salon.cli.score import known_targets
 from salon.cli.specs import rewards_of
 from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
-from salon.connection import connect_now
+from salon.client.channel import connect
 from salon.errors import SalonError, StackUnavailable, from_rpc_error
-from salon.jobs import JobStore
+from salon.jobs.store import JobStore
+from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
+from salon.queue.connection import connect_now
 from salon.redis_url import shown
 from salon.settings import Settings, load_settings
-from salon.stack_state import is_alive
+from salon.stack import lifecycle
+from salon.stack.state import is_alive
 
 ANSWER_SECONDS = 3.0  # for a reward service
 
@@ -47,7 +47,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 def _stack(settings: Settings) -> dict[str, Any] | None:
-    state = stack.running(settings)
+    state = lifecycle.running(settings)
     if state is None:
         return None
     children = [{"name": "stack", **state}, *state["children"]]

@@ -14,14 +14,11 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from salon import stack
-from salon.bound_jobs import bound_key
-from salon.broker import create_app, send_launch, served_rewards
 from salon.cli.jobs import AsJson, JobName, check_report_file, compare, open_store
 from salon.cli.queue import Queue
 from salon.cli.records import find, result_table, shown_path, whole_as_json
 from salon.cli.score import known_targets
-from salon.cli.specs import CheckedSpec, check, parse_seeds
+from salon.cli.specs import CheckedSpec, check, check_stand_ins, parse_seeds
 from salon.cli.terminal import (
     EXIT_INTERRUPTED,
     console,
@@ -31,12 +28,14 @@ from salon.cli.terminal import (
     print_table,
 )
 from salon.cli.watch import watch
-from salon.connection import connect
 from salon.errors import InvalidRequest, SalonError
-from salon.jobs import Event, Job, JobState, JobStore
-from salon.local_services import refuse_misspelt
+from salon.jobs.bound import bound_key
+from salon.jobs.store import Event, Job, JobState, JobStore
+from salon.queue.broker import create_app, send_launch, served_rewards
+from salon.queue.connection import connect
 from salon.settings import Settings, load_settings
-from salon.stand_ins import check_rewards
+from salon.stack import lifecycle
+from salon.stack.local_services import refuse_misspelt
 
 SpecPath = Annotated[Path, typer.Argument(help="A YAML job spec, e.g. jobs/*.yaml.")]
 Overrides = Annotated[
@@ -118,7 +117,7 @@ def _run(settings: Settings, checked: CheckedSpec) -> None:
     started = False
     try:
         with console.status("starting the stack"):
-            stack.up(settings, checked.rewards, owner=os.getpid())
+            lifecycle.up(settings, checked.rewards, owner=os.getpid())
         started = True
         settings = load_settings()  # read anew: now the stack's Redis has a password
         _announce(settings, checked, console)
@@ -130,7 +129,7 @@ def _run(settings: Settings, checked: CheckedSpec) -> None:
             signal.signal(number, signal.SIG_IGN)
         if started:
             with console.status("stopping the stack"):
-                stack.down(settings)
+                lifecycle.down(settings)
 
 
 def watch_job(job: JobName) -> None:
@@ -161,7 +160,7 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
     open_store(settings)
     if not checked.resolved["allow_stand_ins"]:
         targets = known_targets(settings)
-        check_rewards(checked.resolved["model"], checked.rewards, targets, settings.security)
+        check_stand_ins(checked.resolved["model"], checked.rewards, targets, settings.security)
     served = served_rewards(create_app(settings))
     refuse_misspelt(checked.rewards, settings.reward_targets.keys() | served)
     for reward in sorted(set(checked.rewards) - served):

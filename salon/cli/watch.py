@@ -16,7 +16,7 @@ from rich.text import Text
 
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
-from salon.jobs import Event, Job, JobState, JobStore
+from salon.jobs.store import Event, Job, JobState, JobStore
 from salon.numbers import decimals_for, is_number, is_rounding, mean_and_std
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 from salon.errors import InvalidRequest, SampleError
-from salon.frames import ReceivedSample
 from salon.reward.v1 import learned_reward_pb2, reward_pb2
-from services.call import Call
-from services.decoding import DecodedPixels
-from services.learned_reward import Compared, Example, Labelled
-from services.reading import SampleReader
-from services.reward import Sample
+from salon.serving import Compared, Example, Labelled, Sample
+from salon.wire.frames import ReceivedSample
+from services.scoring.call import Call
+from services.scoring.decoding import DecodedPixels
+from services.scoring.sample_reader import SampleReader
 
 
 class ExampleReader:

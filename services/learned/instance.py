@@ -13,11 +13,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from salon.errors import InvalidRequest, SampleError, VersionMismatch
+from salon.serving import FitOrder, Fitted, Instance, Sample
 from services.learned.footprint import Footprint, footprint
 from services.learned.hyperparameters import Hyperparameters
 from services.learned.learner import Learner
-from services.learned_reward import FitOrder, Fitted, Instance
-from services.reward import Sample
 
 REMEMBERED_FITS = 16
 """How many fits back a repeated request_id is recognised."""

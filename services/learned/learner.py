@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from salon.errors import InvalidRequest, RewardFailed, SampleError
-from salon.images import Pixels
 from salon.reward.v1 import reward_pb2
+from salon.serving import Example, Sample
+from salon.wire.images import Pixels
 from services.learned.hyperparameters import Hyperparameters
 from services.learned.network import ScalarNetwork, seeded
 from services.learned.replay import Entry, ReplayBuffer
 from services.learned.training_state import below, restore_training_tensors, training_tensors
-from services.learned_reward import Example
-from services.reward import Sample
 
 H = TypeVar("H", bound=Hyperparameters)
 

@@ -9,15 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from salon.errors import DeadlineExceeded, InvalidRequest, UnknownInstance
+from salon.serving import Exported, FitOrder, Fitted, Instance, LearnedReward, RewardConfig, Sample
 from services.learned.footprint import Footprint
 from services.learned.idleness import IdleParking
 from services.learned.instance import TrainedInstance, checked_hyperparameters
 from services.learned.learner import Learner
 from services.learned.parking import ParkingPlace
 from services.learned.store import InstanceStore
-from services.learned_reward import Exported, FitOrder, Fitted, Instance, LearnedReward
 from services.models.device import resolve_device
-from services.reward import RewardConfig, Sample
 
 _MEBIBYTE = 1024 * 1024
 _NAMES_SHOWN = 10

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
-from salon.images import Pixels
+from salon.serving import ModelConfig
+from salon.wire.images import Pixels
 from services.models.device import resolve
 from services.models.image_processor import ImageProcessor
 from services.models.pretrained import load_model, load_part
-from services.reward import ModelConfig
 
 PACKAGES = ("transformers",)
 """Whose releases embeddings depend on, for `version_of`."""

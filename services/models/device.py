@@ -5,7 +5,7 @@ import re
 import torch
 
 from salon.errors import InvalidRequest
-from services.reward import ModelConfig
+from salon.serving import ModelConfig
 
 _DTYPES = {
     "float32": torch.float32,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoImageProcessor
 
 from salon.errors import InvalidRequest
-from salon.images import Pixels
+from salon.wire.images import Pixels
 from services.models.pretrained import load_part
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

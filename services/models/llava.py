@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from salon.errors import SampleError
-from salon.images import Pixels
 from salon.reward.v1 import reward_pb2
+from salon.serving import Dtype, ModelConfig
+from salon.wire.images import Pixels
 from services.models.device import resolve
 from services.models.pixels import rgb
 from services.models.pretrained import load_model, load_part
-from services.reward import Dtype, ModelConfig
 
 LONGEST_ASPECT_RATIO = 16
 """The processor scales the shorter side to 336 pixels before it crops: of 1 x 8192 pixels it would

@@ -3,9 +3,9 @@
 import numpy as np
 
 from salon.errors import SampleError
-from salon.images import Pixels
 from salon.reward.v1 import reward_pb2
-from services.reward import Sample
+from salon.serving import Sample
+from salon.wire.images import Pixels
 
 
 def rgb(image: Pixels) -> Pixels:

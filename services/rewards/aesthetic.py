@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 
 from salon.errors import InvalidRequest
+from salon.serving import ModelConfig, Reward, Sample
 from services.models.clip import PACKAGES, Clip
 from services.models.pretrained import freeze
 from services.models.score_head import read_score_head
 from services.models.weights import load_state_dict, version_of
-from services.reward import ModelConfig, Reward, Sample
 
 
 class AestheticConfig(ModelConfig):

@@ -15,11 +15,11 @@ from pydantic import Field, field_validator
 
 from salon.errors import InvalidRequest, SampleError
 from salon.reward.v1 import reward_pb2
+from salon.serving import Reward, Sample, Score
 from services.models.bertscore import BertScore
 from services.models.device import resolve
 from services.models.llava import PACKAGES, Llava, LlavaConfig
 from services.models.weights import version_of
-from services.reward import Reward, Sample, Score
 
 _PROMPT = "{prompt}"
 

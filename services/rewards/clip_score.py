@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from salon.reward.v1 import reward_pb2
+from salon.serving import ModelConfig, Reward, Sample
 from services.models.clip import PACKAGES, Clip
 from services.models.weights import version_of
-from services.reward import ModelConfig, Reward, Sample
 
 WEIGHT = 2.5
 """w of the paper: it spreads the cosines of real pairs, mostly 0 to 0.4, over 0 to 1."""

@@ -19,14 +19,13 @@ from torch.nn.functional import relu
 
 from salon.errors import InvalidRequest, SampleError
 from salon.reward.v1 import reward_pb2
+from salon.serving import Example, Labelled, Sample
 from services.learned.hyperparameters import Hyperparameters
 from services.learned.learner import Learner
 from services.learned.network import ScalarNetwork
 from services.learned.replay import Entry, ReplayBuffer
 from services.learned.replay import Field as EntryField
 from services.learned.trained_reward import TrainedReward
-from services.learned_reward import Example, Labelled
-from services.reward import Sample
 
 
 class DiscriminatorHyperparameters(Hyperparameters):

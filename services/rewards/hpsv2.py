@@ -11,12 +11,12 @@ from pydantic import Field
 from transformers import CLIPConfig, CLIPModel
 
 from salon.reward.v1 import reward_pb2
+from salon.serving import Dtype, ModelConfig, Reward, Sample
 from services.models.clip import PACKAGES, Clip
 from services.models.device import resolve
 from services.models.open_clip import to_transformers
 from services.models.pretrained import build_model, load_part
 from services.models.weights import is_file, load_state_dict, version_of
-from services.reward import Dtype, ModelConfig, Reward, Sample
 
 ARCHITECTURE = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP that was fine-tuned: its configuration and tokenizer still hold, and how it normalises

@@ -13,12 +13,12 @@ from pydantic import Field
 from transformers import AutoTokenizer, PreTrainedModel
 
 from salon.reward.v1 import reward_pb2
+from salon.serving import ModelConfig, Reward, Sample
 from services.models.blip import BlipScorer, published_config, to_transformers
 from services.models.device import resolve
 from services.models.image_processor import ImageProcessor
 from services.models.pretrained import build_model, load_model, load_part
 from services.models.weights import is_file, load_state_dict, version_of
-from services.reward import ModelConfig, Reward, Sample
 
 MEAN = 0.16717362830052426
 STD = 1.0333394966054072

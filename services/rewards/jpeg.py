@@ -15,8 +15,8 @@ from typing import IO
 import PIL
 from PIL import Image, features
 
-from salon.images import Pixels
-from services.reward import Reward, Sample
+from salon.serving import Reward, Sample
+from salon.wire.images import Pixels
 
 QUALITY = 95
 THREADS = min(os.cpu_count() or 1, 4)

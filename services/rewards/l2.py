@@ -12,8 +12,8 @@ import numpy as np
 
 from salon.errors import SampleError
 from salon.reward.v1 import reward_pb2
+from salon.serving import Reward, Sample
 from services.models.pixels import matching_reference
-from services.reward import Reward, Sample
 
 
 class L2(Reward):

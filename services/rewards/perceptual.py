@@ -22,13 +22,13 @@ from pydantic import Field
 from torch import Tensor
 
 from salon.errors import SampleError
-from salon.images import Pixels
 from salon.reward.v1 import reward_pb2
+from salon.serving import ModelConfig, Reward, Sample
+from salon.wire.images import Pixels
 from services.models.device import resolve
 from services.models.pixels import matching_reference, rgb
 from services.models.vgg import Vgg19
 from services.models.weights import load_state_dict, version_of
-from services.reward import ModelConfig, Reward, Sample
 
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")

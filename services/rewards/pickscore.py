@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import Field
 
 from salon.reward.v1 import reward_pb2
+from salon.serving import ModelConfig, Reward, Sample
 from services.models.clip import PACKAGES, Clip
 from services.models.weights import version_of
-from services.reward import ModelConfig, Reward, Sample
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from salon.errors import InvalidRequest
+from salon.serving import Compared, Example
 from services.learned.hyperparameters import Hyperparameters
 from services.learned.learner import Learner
 from services.learned.network import ScalarNetwork
 from services.learned.replay import Entry, ReplayBuffer
 from services.learned.replay import Field as EntryField
 from services.learned.trained_reward import TrainedReward
-from services.learned_reward import Compared, Example
 
 
 class PreferenceHyperparameters(Hyperparameters):

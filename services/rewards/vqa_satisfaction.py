@@ -15,9 +15,9 @@ from pydantic import Field
 
 from salon.errors import SampleError
 from salon.reward.v1 import reward_pb2
+from salon.serving import Reward, Sample, Score
 from services.models.llava import PACKAGES, Llava, LlavaConfig
 from services.models.weights import version_of
-from services.reward import Reward, Sample, Score
 
 
 class VqaSatisfactionConfig(LlavaConfig):

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.hostile import FILES, LARGE
 from salon.errors import SampleError
-from salon.images import ImageLimits, check
 from salon.reward.v1 import reward_pb2 as pb
+from salon.wire.images import ImageLimits, check
 
 REFUSED = {
     "wrong_length": "ERROR_CODE_INVALID_IMAGE",

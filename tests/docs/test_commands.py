@@ -12,11 +12,11 @@ from salon.cli.app import app
 from salon.cli.records import record_as_json
 from salon.cli.score_table import Answer, Batch, answers_as_json
 from salon.errors import ServiceUnavailable
-from salon.jobs import Job, JobState
-from salon.local_services import LOCAL_SERVICES
+from salon.jobs.store import Job, JobState
 from salon.settings import Settings
-from trainer.evaluation import Evaluation, effects
-from trainer.spec import JobSpec
+from salon.stack.local_services import LOCAL_SERVICES
+from trainer.evaluation.held_out import Evaluation, effects
+from trainer.spec.job_spec import JobSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]

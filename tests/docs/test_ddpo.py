@@ -12,10 +12,10 @@ import yaml
 from salon import RewardClient
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.config import DenoisingConfig
-from trainer.options import PAGES, render
-from trainer.prompts.sets import set_names
-from trainer.spec import JobSpec
-from trainer.spec_file import load_spec
+from trainer.spec.file import load_spec
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.options import PAGES, render
+from trainer.spec.prompts.sets import set_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "ddpo.md").read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def test_the_result_is_loaded_as_shown(monkeypatch):
 @pytest.mark.parametrize("name", PAGES)
 def test_the_tables_of_options_are_those_of_the_code(name):
     page = (DOCS / name).read_text(encoding="utf-8")
-    assert render(page) == page, "run python -m trainer.options"
+    assert render(page) == page, "run python -m trainer.spec.options"
 
 
 def test_the_table_of_sources_has_every_hyperparameter_of_ddpo():

@@ -8,10 +8,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from salon.serving import FitOrder, Labelled, Sample
 from services.learned.footprint import footprint
 from services.learned.trained_reward import LearnedConfig
-from services.learned_reward import FitOrder, Labelled
-from services.reward import Sample
 from services.rewards.discriminator import Critic, Discriminator, DiscriminatorHyperparameters
 from services.rewards.preference import PreferenceHyperparameters
 from tests.fixtures.service import REPOSITORY

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from salon import RewardClient
-from salon.broker import score_queue
+from salon.queue.broker import score_queue
 from salon.reward.v1 import reward_pb2
 from tests.fixtures.service import REPOSITORY
 from tests.salon.files import noise

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from trainer.spec_file import load_spec
+from trainer.spec.file import load_spec
 
 README = Path(__file__).parents[2] / "README.md"
 

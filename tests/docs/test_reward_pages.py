@@ -8,10 +8,10 @@ import sys
 import pytest
 import typer
 
+from salon.serving import LearnedReward
 from services import rewards
 from services.__main__ import main
-from services.hosting import choose_rewards
-from services.learned_reward import LearnedReward
+from services.server.reward_modules import choose_rewards
 from tests.fixtures.service import REPOSITORY
 
 PAGES = {

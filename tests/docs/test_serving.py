@@ -12,11 +12,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from salon import errors
-from salon.channel import Security
 from salon.client import RewardClient
 from salon.reward.v1 import reward_pb2
+from salon.security import Security
 from salon.settings import Settings
-from services.metrics import Metrics
+from services.scoring.metrics import Metrics
 from tests.fixtures.service import REPOSITORY, free_port, wait_until
 from tests.salon.files import encoded, noise
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from salon.errors import InvalidRequest
-from salon.local_services import LOCAL_SERVICES
 from salon.settings import Settings
-from trainer.spec import JobSpec, check_inputs
+from salon.stack.local_services import LOCAL_SERVICES
+from trainer.spec.job_spec import JobSpec, check_inputs
 
 PAGE = Path(__file__).parents[2] / "docs" / "several-rewards.md"
 TABLE = PAGE.parent / "rewards" / "README.md"

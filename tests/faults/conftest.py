@@ -1,10 +1,10 @@
 import pytest
 import yaml
 
-from salon.broker import send_launch
-from salon.jobs import JobStore
+from salon.jobs.store import JobStore
+from salon.queue.broker import send_launch
 from tests.trainer.conftest import make_pipeline
-from trainer.spec_file import load_spec
+from trainer.spec.file import load_spec
 
 
 @pytest.fixture(scope="session")

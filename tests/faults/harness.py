@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from tests.fixtures.stack import wait_until
-from trainer.interrupt import Interrupt
-from trainer.queue_scorer import QueueScorer
+from trainer.rewards.queue_scorer import QueueScorer
+from trainer.runtime.interrupt import Interrupt
 
 
 def photos(count, seed=0):

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from salon.errors import RewardFailed, SalonError
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
 from tests.faults.harness import photos
 from tests.fixtures.stack import wait_until
-from trainer.evaluation import Evaluation
-from trainer.interrupt import Interrupt
-from trainer.queue_scorer import QueueScorer
+from trainer.evaluation.held_out import Evaluation
+from trainer.rewards.queue_scorer import QueueScorer
+from trainer.runtime.interrupt import Interrupt
 
 
 @pytest.fixture

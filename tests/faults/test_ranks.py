@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from salon.broker import send_launch
-from salon.jobs import JobState, JobStore, job_key, lease_key
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobState, JobStore, job_key, lease_key
+from salon.queue.broker import send_launch
 from tests.fixtures.service import free_port
 from tests.fixtures.stack import wait_until
 

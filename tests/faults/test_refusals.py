@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
 from tests.faults.harness import Harness, assert_scored, hold_batch, photos
 from tests.fixtures.refusing import KINDS, Refusing
 from tests.fixtures.stack import wait_until

@@ -9,7 +9,7 @@ import pytest
 from salon.errors import SalonError
 from tests.faults.harness import Harness, assert_scored, hold_batch, photos
 from tests.fixtures.stack import wait_until
-from trainer.interrupt import Cause, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupted
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
 from tests.fixtures.stack import wait_until
 
 

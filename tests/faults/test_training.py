@@ -11,12 +11,12 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
 from tests.faults.harness import Harness, photos
 from tests.fixtures.stack import wait_until
-from trainer.checkpoints import Checkpoints
-from trainer.run_folder import RunFolder
-from trainer.tracking import read_metrics
+from trainer.runtime.checkpoints import Checkpoints
+from trainer.runtime.metrics_file import read_metrics
+from trainer.runtime.run_folder import RunFolder
 
 TIMED = ("time", "seconds", "per_second", "wait")
 

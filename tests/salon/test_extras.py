@@ -8,10 +8,10 @@ from importlib.metadata import packages_distributions, requires
 
 import pytest
 
-from salon import stack
 from salon.extras import MODULES, MissingExtra, require
-from salon.jobs import JobState, JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobState, JobStore
+from salon.stack import lifecycle as stack
 from tests.fixtures.stack import environment
 
 RUN = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"

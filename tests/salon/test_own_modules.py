@@ -13,7 +13,7 @@ SALONS = ("salon", "services", "trainer", "workers", "tiny")
 LIBRARIES = ("celery", "grpc", "kombu", "logging", "numpy", "redis", "structlog", "types", "yaml")
 LATER_FOUND = "wave"  # of Python's own library, which nothing here has imported yet
 REWARD = """
-from services.reward import Reward
+from salon.serving import Reward
 
 class Mine(Reward):
     name, description, version = "mine", "of the user's own", "1"
@@ -55,7 +55,7 @@ def run(command, folder, **environment):
         *(
             ["trainer", "--help"],
             ["workers", "--help"],
-            ["salon.stack", "foreign", "0", "no-reward"],
+            ["salon.stack.lifecycle", "foreign", "0", "no-reward"],
         ),
     ],
     ids=" ".join,
@@ -65,7 +65,7 @@ def test_a_process_of_salons_finds_its_own_modules_first(folder, command):
     assert "ran" not in found.stdout + found.stderr
     if command[0] == "services":
         assert f"module {command[1].partition(':')[0]} defines no complete None" in found.stderr
-    elif command[0] == "salon.stack":
+    elif command[0] == "salon.stack.lifecycle":
         assert "no reward no-reward" in (folder / "state" / "logs" / "stack.log").read_text()
     else:
         assert "Usage: python -m" in found.stdout
@@ -74,13 +74,13 @@ def test_a_process_of_salons_finds_its_own_modules_first(folder, command):
 # In a process that was begun otherwise, and for those that it starts.
 LATER = """
 import subprocess, sys
-from salon.broker import Settings, create_app
+from salon.queue.broker import Settings, create_app
 from salon.own_modules import come_last
 come_last()
 come_last()
-import mine, trainer.spec_file, workers.attempt, tiny
+import mine, trainer.spec.file, workers.attempt, tiny
 create_app(Settings()).loader.import_from_cwd("wave")
-command = [sys.executable, "-P", "-c", "import trainer.spec_file, services.reward, wave"]
+command = [sys.executable, "-P", "-c", "import trainer.spec.file, salon.serving.reward, wave"]
 subprocess.run(command, check=True)
 """
 
@@ -115,7 +115,7 @@ def test_a_checkout_that_is_not_installed_is_handed_on():
     [
         ("redis", "{folder}/redis.py is not it: Salon's modules and those of libraries come first"),
         ("jpeg", "{folder}/jpeg.py is not it"),
-        ("mine", "defines no complete Mineral, a subclass of services.reward.Reward\n"),
+        ("mine", "defines no complete Mineral, a subclass of salon.serving.Reward\n"),
     ],
 )
 def test_an_own_module_with_the_name_of_another_is_named(folder, module, words):

@@ -4,7 +4,7 @@ from salon.errors import InvalidRequest
 from salon.redis_password import with_new_password
 from salon.redis_url import password
 from salon.settings import Settings, load_settings
-from salon.stack_state import read_state
+from salon.stack.state import read_state
 
 
 def test_the_environment_is_read(monkeypatch):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from salon.channel import Security
+from salon.cli.specs import check_stand_ins
 from salon.client import RewardClient
 from salon.errors import InvalidRequest
-from salon.stand_ins import check_rewards, is_stand_in
+from salon.security import Security
+from salon.stand_ins import is_stand_in
 from tests.fixtures.service import REPOSITORY, free_port
 
 MODELS = REPOSITORY / "models"
@@ -63,9 +64,9 @@ def test_a_service_on_such_a_model_says_so_and_a_job_that_would_mix_is_refused(s
     assert [outcome.stand_in for outcome in outcomes] == [True, True]
     targets = {"clip_score": service.target}
     with pytest.raises(InvalidRequest, match=r"clip_score: .*stand-in.*allow_stand_ins: true"):
-        check_rewards("CompVis/stable-diffusion-v1-4", ["clip_score", "l2"], targets, Security())
-    check_rewards(str(MODELS / "tiny-sd-digits"), ["clip_score"], targets, Security())
-    check_rewards("CompVis/stable-diffusion-v1-4", ["l2"], targets, Security())
+        check_stand_ins("CompVis/stable-diffusion-v1-4", ["clip_score", "l2"], targets, Security())
+    check_stand_ins(str(MODELS / "tiny-sd-digits"), ["clip_score"], targets, Security())
+    check_stand_ins("CompVis/stable-diffusion-v1-4", ["l2"], targets, Security())
 
 
 def test_the_real_thing_says_nothing(jpeg_service):
@@ -73,4 +74,4 @@ def test_the_real_thing_says_nothing(jpeg_service):
         assert client.describe().stand_in is False
         assert [outcome.stand_in for outcome in client.score(IMAGES)] == [False, False]
     targets = {"jpeg": jpeg_service.target, "away": f"127.0.0.1:{free_port()}"}
-    check_rewards("a/model", ["jpeg", "away"], targets, Security())
+    check_stand_ins("a/model", ["jpeg", "away"], targets, Security())

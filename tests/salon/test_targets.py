@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from salon.channel import connect
+from salon.client.channel import connect
 from salon.errors import ServiceUnavailable, from_rpc_error
 from salon.targets import addresses, is_local, is_this_host, through_proxy
 from tests.fixtures.service import free_port

@@ -10,7 +10,7 @@ import numpy as np
 
 from salon.errors import SampleError
 from salon.reward.v1 import reward_pb2
-from services.reward import Reward, Sample, Score
+from salon.serving import Reward, Sample, Score
 
 
 class Faulty(Reward):

@@ -3,8 +3,7 @@
 from contextlib import contextmanager
 
 from salon.errors import UnknownInstance
-from services.learned_reward import Exported, Fitted, Instance, LearnedReward
-from services.reward import Score
+from salon.serving import Exported, Fitted, Instance, LearnedReward, Score
 
 
 class Sum(Instance):

@@ -21,8 +21,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from trainer.diffusion import Diffusion
-from trainer.scoring import ScoredBatch
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.rewards.scorer import ScoredBatch
 
 MAX_TOKENS = 8
 

@@ -3,10 +3,10 @@
 import pytest
 
 from salon.errors import InvalidRequest
-from salon.jobs import JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobStore
 from trainer.assembly import train
-from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 
 SPEC = {
     "name": "tiny",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.prompts.sets import prompt_set
-from trainer.spec_file import load_spec
+from trainer.spec.file import load_spec
+from trainer.spec.prompts.sets import prompt_set
 
 JOBS = Path(__file__).parents[2] / "jobs"
 FULL = sorted(path for path in JOBS.glob("*.yaml") if not path.stem.endswith("-tiny"))

@@ -10,20 +10,21 @@ import pytest
 import torch
 
 from salon.errors import InvalidRequest
-from salon.jobs import JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobStore
 from tests.fixtures.finished_run import finished_run
 from trainer.algorithm import Preview, State
-from trainer.checkpoints import Checkpoints
-from trainer.evaluations import Evaluations
-from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.evaluation.evaluations import Evaluations
 from trainer.loop import Loop
-from trainer.run_folder import RunFolder
-from trainer.scoring import ScoredBatch
-from trainer.spec import JobSpec
-from trainer.stopping import StopRule
-from trainer.tracking import Tracker, read_metrics
-from trainer.versions import RewardVersions
+from trainer.rewards.scorer import ScoredBatch
+from trainer.rewards.versions import RewardVersions
+from trainer.runtime.checkpoints import Checkpoints
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.metrics_file import read_metrics
+from trainer.runtime.run_folder import RunFolder
+from trainer.spec.job_spec import JobSpec
+from trainer.spec.stopping import StopRule
+from trainer.tracking.tracker import Tracker
 
 REWARD = "brightness"
 

@@ -5,11 +5,11 @@ import redis
 from kombu.exceptions import OperationalError
 
 from salon.errors import RewardFailed
-from salon.jobs import JobState
+from salon.jobs.store import JobState
 from trainer import __main__ as main
 from trainer import assembly
-from trainer.interrupt import Cause, Interrupt, Interrupted
-from trainer.ranks import RankLost
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.ranks import RankLost
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from salon.blobs import Reference
-from salon.broker import ScoreMessage
-from salon.connection import connect
-from salon.diagnosis import explain
+from salon.client.diagnosis import explain
 from salon.errors import (
     Interrupted,
     Overloaded,
@@ -18,7 +15,10 @@ from salon.errors import (
     ServiceUnavailable,
     to_status,
 )
-from services.tls import TlsFiles, server_credentials
+from salon.queue.blobs import Reference
+from salon.queue.broker import ScoreMessage
+from salon.queue.connection import connect
+from services.server.tls import TlsFiles, server_credentials
 from tests.fixtures.certificates import Authority
 from tests.fixtures.stack import wait_until
 from workers import scoring

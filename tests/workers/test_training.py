@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from salon.connection import connect
-from salon.jobs import (
+from salon.jobs.lease import acquire
+from salon.jobs.store import (
     ACTIVE_KEY,
     INDEX_KEY,
     JobNotFound,
@@ -16,7 +16,7 @@ from salon.jobs import (
     job_key,
     lease_key,
 )
-from salon.lease import acquire
+from salon.queue.connection import connect
 from tests.fixtures.stack import wait_until
 from workers import attempt, training
 

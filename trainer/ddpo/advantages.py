@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.rewards import EPSILON, group_zscores
-from trainer.statistics import has_spread
+from trainer.rewards.weighting import EPSILON, group_zscores
+from trainer.runtime.statistics import has_spread
 
 # Added to a prompt's standard deviation, as in kvablack/ddpo-pytorch (stat_tracking.py).
 PROMPT_EPSILON = 1e-6

@@ -14,16 +14,16 @@ from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.timesteps import chosen_timesteps
 from trainer.ddpo.update import Share, UpdateStatistics, accumulate_gradient
 from trainer.denoising.algorithm import DenoisingAlgorithm
-from trainer.diffusion import Diffusion
-from trainer.interrupt import Interrupt
-from trainer.ranks import Ranks
-from trainer.rewards import reward_metrics, weighted_sum
-from trainer.rollout import Rollout, RolloutInFlight
-from trainer.scoring import RewardScorer
-from trainer.seeds import generator
-from trainer.shares import stratified_shares
-from trainer.spec import RewardSpec
-from trainer.statistics import sample_std
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.denoising.rollout import Rollout, RolloutInFlight
+from trainer.denoising.shares import stratified_shares
+from trainer.rewards.scorer import RewardScorer
+from trainer.rewards.weighting import reward_metrics, weighted_sum
+from trainer.runtime.interrupt import Interrupt
+from trainer.runtime.ranks import Ranks
+from trainer.runtime.seeds import generator
+from trainer.runtime.statistics import sample_std
+from trainer.spec.job_spec import RewardSpec
 
 IN_FLIGHT = "in_flight."
 """Prefix of a checkpoint's tensors that are of a rollout rather than of the model."""

@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trainer.conditioning import Conditioning
 from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.objective import clipped_objective, score_function_objective
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.gaussian import gaussian_kl, gaussian_log_prob
 from trainer.denoising.policy import DenoisingPolicy
-from trainer.ranks import Ranks
+from trainer.runtime.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from trainer.algorithm import Metrics, Preview, State
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.finetuner import Finetuner
-from trainer.diffusion import Diffusion
-from trainer.interrupt import Interrupt
-from trainer.ranks import Ranks
-from trainer.rollout import Collector
-from trainer.scoring import RewardScorer
-from trainer.sections import RewardSpec
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.denoising.rollout import Collector
+from trainer.rewards.scorer import RewardScorer
+from trainer.runtime.interrupt import Interrupt
+from trainer.runtime.ranks import Ranks
+from trainer.spec.sections import RewardSpec
 
 ConfigT = TypeVar("ConfigT", bound=DenoisingConfig)
 

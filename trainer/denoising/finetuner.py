@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from salon.errors import InvalidRequest
 from trainer.algorithm import Preview
-from trainer.conditioning import Conditioning
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.gaussian import gaussian_kl
 from trainer.denoising.optimization import Optimization
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.policy import DenoisingPolicy
+from trainer.denoising.precision import freeze_in
 from trainer.denoising.row_threads import RowThreads
 from trainer.denoising.schedule import Schedule
-from trainer.diffusion import Diffusion
-from trainer.interrupt import Interrupt
-from trainer.precision import freeze_in
-from trainer.ranks import Ranks
-from trainer.seeds import generator
+from trainer.runtime.interrupt import Interrupt
+from trainer.runtime.ranks import Ranks
+from trainer.runtime.seeds import generator
 
 PREVIEW_SIZE = 8
 

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from salon.errors import SalonError
 from trainer.denoising.config import DenoisingConfig
-from trainer.denoising.row_threads import RowThreads
-from trainer.interrupt import Interrupt
-from trainer.optimizer_state import (
+from trainer.denoising.optimizer_state import (
     average_tensors,
     restore_average,
     restore_scaler,
@@ -20,7 +18,9 @@ from trainer.optimizer_state import (
     scaler_tensors,
     training_tensors,
 )
-from trainer.ranks import Ranks
+from trainer.denoising.row_threads import RowThreads
+from trainer.runtime.interrupt import Interrupt
+from trainer.runtime.ranks import Ranks
 
 T = TypeVar("T")
 

@@ -8,13 +8,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from trainer.conditioning import Conditioning
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.gaussian import gaussian_log_prob
+from trainer.denoising.lora import fused_lora, has_lora, without_lora
+from trainer.denoising.precision import Precision, autocast
 from trainer.denoising.row_threads import RowThreads
 from trainer.denoising.schedule import Schedule
 from trainer.denoising.shared_prefix import shared_prefix
-from trainer.lora import fused_lora, has_lora, without_lora
-from trainer.precision import Precision, autocast
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.evaluation import Evaluation
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.page import render_page
 from trainer.report.slide import draw_slide
-from trainer.run_folder import RunFolder
-from trainer.spec import JobSpec
+from trainer.runtime.run_folder import RunFolder
+from trainer.spec.job_spec import JobSpec
 
 __all__ = ["write_report"]
 

@@ -11,14 +11,14 @@ import yaml
 from salon import numbers
 from salon.errors import InvalidRequest
 from salon.numbers import decimals_for
-from trainer.dotted import dotted
 from trainer.report.charts import Curve, curve
 from trainer.report.data_uris import LARGEST_PICTURE, data_uris
 from trainer.report.finished_run import Run
 from trainer.report.page import render
 from trainer.report.pictures import SMALL_PICTURE, spread_over
 from trainer.report.results import MARKS, Verdict
-from trainer.statistics import sample_std
+from trainer.runtime.statistics import sample_std
+from trainer.spec.dotted import dotted
 
 PAIRS_SHOWN = 8
 LONGEST = 60  # characters of a value of a spec

@@ -10,10 +10,10 @@ import yaml
 from safetensors import SafetensorError
 
 from salon.errors import InvalidRequest
-from trainer.evaluation import Evaluation
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.results import Result
-from trainer.run_folder import RunFolder
-from trainer.tracking import read_metrics
+from trainer.runtime.metrics_file import read_metrics
+from trainer.runtime.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

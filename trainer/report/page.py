@@ -11,13 +11,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from salon.numbers import duration, fixed, plain, significant
-from trainer.evaluation import Evaluation
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.charts import Axis, Curve, Histogram, curve, histograms
 from trainer.report.data_uris import LARGEST_PICTURE, WEBP_QUALITY, data_uris
 from trainer.report.pictures import SMALL_PICTURE, spread_over
 from trainer.report.results import MARKS, NORMALIZATIONS, Result, Verdict
 from trainer.report.watch import notes, watched
-from trainer.spec import JobSpec
+from trainer.spec.job_spec import JobSpec
 
 PAIRS_SHOWN = 64
 PAIRS_OPEN = 16

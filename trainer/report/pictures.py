@@ -8,7 +8,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from trainer.evaluation import Evaluation
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.results import MARKS, Result
 
 COLOURS = {

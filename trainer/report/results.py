@@ -21,7 +21,7 @@ MARKS: Mapping[Verdict, str] = {"better": "▲", "worse": "▼", "same": ""}
 
 @dataclass(frozen=True)
 class Result:
-    """One reward of the summary; see `trainer.evaluation.effects` for the terms."""
+    """One reward of the summary; see `trainer.evaluation.held_out.effects` for the terms."""
 
     reward: str
     trained: bool  # or one of evaluation alone

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from salon.numbers import duration, is_rounding
-from trainer.evaluation import Evaluation
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.pictures import COLOURS, POINTS_PER_INCH, Box, draw_pictures, write
 from trainer.report.results import MARKS, Result
 

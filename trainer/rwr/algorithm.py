@@ -11,8 +11,10 @@ from torch import Tensor
 
 from trainer.algorithm import Metrics
 from trainer.denoising.algorithm import DenoisingAlgorithm
-from trainer.rewards import reward_metrics, weighted_sum
-from trainer.rollout import Rollout
+from trainer.denoising.rollout import Rollout
+from trainer.denoising.shares import stratified_shares
+from trainer.rewards.weighting import reward_metrics, weighted_sum
+from trainer.runtime.seeds import generator
 from trainer.rwr.config import RWRConfig
 from trainer.rwr.update import accumulate_gradient
 from trainer.rwr.weights import (
@@ -22,8 +24,6 @@ from trainer.rwr.weights import (
     softmax_weights,
     sparse_weights,
 )
-from trainer.seeds import generator
-from trainer.shares import stratified_shares
 
 
 class RWR(DenoisingAlgorithm[RWRConfig]):

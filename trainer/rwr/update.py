@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainer.conditioning import Conditioning
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.rwr.objective import add_noise, regression_target, squared_error
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.statistics import has_spread
+from trainer.runtime.statistics import has_spread
 
 Rewards = NDArray[np.float64]
 Weights = NDArray[np.float64]

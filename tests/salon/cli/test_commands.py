@@ -16,11 +16,11 @@ import redis
 import yaml
 from PIL import Image
 
-from salon import stack
-from salon.connection import RedisRefused, connect_now
-from salon.jobs import JobState, JobStore
+from salon.jobs.store import JobState, JobStore
+from salon.queue.connection import RedisRefused, connect_now
 from salon.redis_password import redis_folder
 from salon.settings import Settings
+from salon.stack import lifecycle as stack
 from tests.fixtures.certificates import Authority
 from tests.fixtures.command import assert_one_line_error
 from tests.fixtures.redis import RedisServer, TlsProxy
@@ -254,7 +254,7 @@ def test_what_a_killed_supervisor_leaves_is_cleaned_up(salon):
         json.loads((salon.folder / ".salon" / "stack.json").read_text())["own_shared_dir"]
     )
     assert stat.S_IMODE(shared.stat().st_mode) == 0o700
-    supervisor = next(p for p in salon.processes() if "salon.stack" in p.cmdline())
+    supervisor = next(p for p in salon.processes() if "salon.stack.lifecycle" in p.cmdline())
     supervisor.kill()
     wait_until(lambda: not supervisor.is_running(), "the supervisor is gone")
     assert_one_line_error(salon("up"), "runs already")
@@ -270,7 +270,7 @@ def test_a_redis_whose_data_are_damaged_is_named_with_what_it_says(salon):
     assert salon.processes() == []
 
 
-@pytest.mark.parametrize("part", ["salon.stack", "services", "trainer"])
+@pytest.mark.parametrize("part", ["salon.stack.lifecycle", "services", "trainer"])
 def test_ctrl_c_leaves_no_process_and_no_traceback(salon, spec, part):
     """While the stack starts, while it is waited for, and while the job runs, for hours if let."""
     running = salon.start("run", lasting(spec))

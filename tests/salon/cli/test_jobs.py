@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from salon.cli.app import app
 from salon.errors import InvalidRequest, SalonError, StackUnavailable
-from salon.jobs import JobState, JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobState, JobStore
 from tests.fixtures.stack import environment
 from tests.salon.cli.test_records import RESULT
 

@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from salon.broker import TRAIN_QUEUE, score_queue
 from salon.cli.queue import Queue
 from salon.cli.watch import watch
-from salon.jobs import JobState, JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobState, JobStore
+from salon.queue.broker import TRAIN_QUEUE, score_queue
 
 
 class Served(Queue):
@@ -80,7 +80,7 @@ def test_watching_says_it_once(store, settings, redis_client, monkeypatch):
             return super().waits_for(job).replace("running for", f"running {self.looks} for")
 
     console = Console(file=io.StringIO(), width=80)
-    monkeypatch.setattr("salon.jobs.JobStore.follow", quick(JobStore.follow))
+    monkeypatch.setattr("salon.jobs.store.JobStore.follow", quick(JobStore.follow))
     assert watch(store, mine, console, Counting(store, settings)).state is JobState.CANCELLED
     lines = console.file.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["queued", "behind", "behind", "cancelled"]

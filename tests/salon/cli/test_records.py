@@ -7,8 +7,8 @@ from rich.console import Console
 from salon.cli.records import find, record_as_json, result_table, whole_as_json
 from salon.cli.terminal import print_table
 from salon.errors import InvalidRequest
-from salon.jobs import JobNotFound, JobState, JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import JobNotFound, JobState, JobStore
 
 RESULT = {
     "rewards": {

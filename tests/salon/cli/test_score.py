@@ -17,8 +17,8 @@ from salon.cli.app import app
 from salon.cli.score import FILES_AT_ONCE, known_targets
 from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import ServiceUnavailable
-from salon.local_services import LOCAL_SERVICES
 from salon.settings import Settings
+from salon.stack.local_services import LOCAL_SERVICES
 from tests.fixtures.command import Salon, assert_one_line_error
 
 REPOSITORY = Path(__file__).parents[3]

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from salon.cli.records import jobs_table
 from salon.cli.watch import Screen, watch
-from salon.jobs import Event, JobState, JobStore
-from salon.lease import acquire
+from salon.jobs.lease import acquire
+from salon.jobs.store import Event, JobState, JobStore
 
 
 def iteration(number, reward, seconds=2.0, total=10):

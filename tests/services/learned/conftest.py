@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from services.admission import Admission
-from services.answering import Answering
-from services.decoding import DecodedPixels
-from services.learned.servicer import LearnedServicer
-from services.limits import Limits
-from services.metrics import Metrics
+from services.scoring.decoding import DecodedPixels
+from services.scoring.limits import Limits
+from services.scoring.metrics import Metrics
+from services.server.admission import Admission
+from services.server.answers import Answering
+from services.server.learned_servicer import LearnedServicer
 
 
 @pytest.fixture

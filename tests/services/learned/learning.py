@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from salon.serving import Compared, Example, FitOrder, Fitted, Labelled, Sample
 from services.learned.trained_reward import LearnedConfig, TrainedReward
-from services.learned_reward import Compared, Example, FitOrder, Fitted, Labelled
-from services.reward import Sample
 from services.rewards.discriminator import Discriminator
 
 SMALL = {

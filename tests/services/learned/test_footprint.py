@@ -8,8 +8,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from salon.errors import InvalidRequest, UnknownInstance
+from salon.serving import Compared, Labelled
 from services.learned.footprint import footprint
-from services.learned_reward import Compared, Labelled
 from services.rewards.discriminator import Critic, DiscriminatorHyperparameters
 from services.rewards.preference import PreferenceHyperparameters, PreferenceModel
 from tests.services.learned.learning import SMALL, discriminator, fit, images, light_is_real, sample

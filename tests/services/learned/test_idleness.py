@@ -6,9 +6,8 @@ from contextlib import ExitStack, closing
 import pytest
 from structlog.testing import capture_logs
 
+from salon.client import LearnedRewardClient, labelled
 from salon.errors import RewardFailed
-from salon.examples import labelled
-from salon.learned_client import LearnedRewardClient
 from tests.fixtures.service import wait_until
 from tests.services.learned.learning import (
     SMALL,

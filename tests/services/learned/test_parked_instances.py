@@ -5,11 +5,11 @@ from contextlib import closing
 import pytest
 import torch
 
+from salon.serving import Compared, Labelled
 from services.learned.instance import TrainedInstance
 from services.learned.parking import ParkingPlace
 from services.learned.store import InstanceStore
 from services.learned.trained_reward import LearnedConfig
-from services.learned_reward import Compared, Labelled
 from services.rewards.discriminator import Critic, Discriminator, DiscriminatorHyperparameters
 from services.rewards.preference import Preference
 from tests.services.learned.learning import SMALL, fit, images, sample

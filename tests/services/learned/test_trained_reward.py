@@ -10,10 +10,10 @@ from salon.errors import (
     UnknownInstance,
     VersionMismatch,
 )
+from salon.serving import FitOrder
 from services.learned.footprint import footprint
 from services.learned.instance import REMEMBERED_FITS
 from services.learned.trained_reward import LearnedConfig
-from services.learned_reward import FitOrder
 from services.rewards.discriminator import Critic, Discriminator, DiscriminatorHyperparameters
 from services.rewards.preference import Preference
 from tests.services.learned.learning import (

@@ -5,8 +5,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
 from salon.errors import InvalidRequest
+from salon.serving import ModelConfig
 from services.models.clip import Clip
-from services.reward import ModelConfig
 
 
 @pytest.fixture(scope="module")

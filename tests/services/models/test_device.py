@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from salon.errors import InvalidRequest
+from salon.serving import ModelConfig
 from services.models.device import resolve
-from services.reward import ModelConfig
 from services.rewards.aesthetic import AestheticConfig
 from services.rewards.caption_bertscore import CaptionBertscoreConfig
 from services.rewards.clip_score import ClipScoreConfig

@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from salon.errors import InvalidRequest
+from salon.serving import ModelConfig, Sample
 from services.models.clip import Clip
 from services.models.open_clip import to_transformers
-from services.reward import ModelConfig, Sample
 from services.rewards.hpsv2 import HpsV2, HpsV2Config
 from tests.fixtures.clip import WIDTH, clip_config
 from tiny.tokenizer import MAX_TOKENS

@@ -3,8 +3,8 @@ import pytest
 
 from salon.errors import SampleError
 from salon.reward.v1 import reward_pb2
+from salon.serving import Sample
 from services.models.pixels import matching_reference, rgb
-from services.reward import Sample
 
 
 def blank(*shape):

@@ -6,11 +6,11 @@ from torch import nn
 
 from salon import RewardClient
 from salon.errors import InvalidRequest
-from services.hosting import load_rewards
+from salon.serving import ModelConfig, Sample
 from services.models.clip import Clip
 from services.models.score_head import WIDTHS
-from services.reward import ModelConfig, Sample
 from services.rewards.aesthetic import Aesthetic, AestheticConfig
+from services.server.reward_modules import load_rewards
 from tests.fixtures.clip import WIDTH
 from tiny.digits import draw, handwriting
 from tiny.prompts import Scene

@@ -5,9 +5,9 @@ import transformers
 from salon import RewardClient
 from salon.errors import InvalidRequest
 from salon.reward.v1 import reward_pb2
-from services.hosting import load_rewards
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.caption_bertscore import CaptionBertscoreConfig
+from services.server.reward_modules import load_rewards
 from tests.fixtures.llava import greedy_answer, tiny_llava
 from tests.fixtures.text_models import MINILM_LAYERS, greedy_recall, minilm
 from tests.salon.files import noise

@@ -12,11 +12,11 @@ from transformers import CLIPModel, CLIPProcessor
 from salon import RewardClient
 from salon.errors import InvalidRequest
 from salon.reward.v1 import reward_pb2 as pb
-from services.hosting import load_rewards
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.clip_score import ClipScore, ClipScoreConfig
 from services.rewards.hpsv2 import HpsV2, HpsV2Config
 from services.rewards.pickscore import PickScore, PickScoreConfig
+from services.server.reward_modules import load_rewards
 from tiny.digits import draw, handwriting, random_scenes
 
 TINY_CLIP = "models/tiny-clip-digits"

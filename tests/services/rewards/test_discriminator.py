@@ -6,7 +6,7 @@ import torch
 
 from salon.errors import InvalidRequest, SampleError
 from salon.reward.v1 import reward_pb2
-from services.learned_reward import Compared, Labelled
+from salon.serving import Compared, Labelled
 from services.rewards.discriminator import (
     Critic,
     DiscriminatorHyperparameters,

@@ -8,10 +8,10 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from salon.errors import InvalidRequest
-from services.hosting import load_rewards
 from services.models.blip import BlipScorer, published_config, to_transformers
 from services.models.image_processor import ImageProcessor
 from services.rewards.imagereward import MAX_TOKENS, MEAN, STD, ImageReward, ImageRewardConfig
+from services.server.reward_modules import load_rewards
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from salon import RewardClient
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.jpeg import JpegCompressibility, JpegIncompressibility
 from tests.fixtures.service import REPOSITORY
 from tests.salon.files import noise
@@ -48,7 +48,7 @@ def test_the_version_names_the_encoder():
     assert features.version("libjpeg_turbo") in version
 
 
-@pytest.mark.parametrize("module", ["services.rewards.jpeg", "services.server"])
+@pytest.mark.parametrize("module", ["services.rewards.jpeg", "services.server.grpc_server"])
 def test_the_service_needs_no_torch(module):
     program = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)

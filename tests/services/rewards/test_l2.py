@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from salon.reward.v1 import reward_pb2
-from services.reward import Sample
+from salon.serving import Sample
 from services.rewards.l2 import L2
 from tests.fixtures.service import REPOSITORY
 from tests.salon.files import noise

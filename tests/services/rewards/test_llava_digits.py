@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.hosting import load_rewards
-from services.reward import Sample
+from salon.serving import Sample
+from services.server.reward_modules import load_rewards
 from tests.fixtures.service import REPOSITORY
 from tests.fixtures.text_models import MINILM_LAYERS, minilm
 from tiny.digits import draw, handwriting

@@ -6,11 +6,11 @@ from safetensors.torch import save_file
 from salon import RewardClient
 from salon.errors import InvalidRequest
 from salon.reward.v1 import reward_pb2
-from services.hosting import load_rewards
+from salon.serving import Sample
 from services.models.vgg import Vgg19
-from services.reward import Sample
 from services.rewards import perceptual
 from services.rewards.perceptual import feature_distance, gram, style_distance
+from services.server.reward_modules import load_rewards
 from tests.fixtures.vgg import narrow_vgg
 from tests.salon.files import noise
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from salon.errors import InvalidRequest
+from salon.serving import Compared
 from services.learned.trained_reward import LearnedConfig
-from services.learned_reward import Compared
 from services.rewards.preference import (
     Preference,
     PreferenceHyperparameters,

@@ -1,9 +1,9 @@
 import pytest
 
 from salon.reward.v1 import reward_pb2
-from services.hosting import load_rewards
+from salon.serving import Sample
 from services.models.llava import Llava, LlavaConfig
-from services.reward import Sample
+from services.server.reward_modules import load_rewards
 from tests.fixtures.llava import tiny_llava
 from tests.salon.files import noise
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
-from trainer.rewards import group_zscores
+from trainer.rewards.weighting import group_zscores
 
 
 def brute_force(history, prompts, rewards, size, minimum, clip):

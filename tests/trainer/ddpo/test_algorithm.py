@@ -9,9 +9,9 @@ import torch
 from salon.errors import RewardFailed
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
-from trainer.rewards import weighted_sum
-from trainer.scoring import ScoredBatch
-from trainer.spec import RewardSpec
+from trainer.rewards.scorer import ScoredBatch
+from trainer.rewards.weighting import weighted_sum
+from trainer.spec.job_spec import RewardSpec
 
 PROMPTS = ["a", "b", "c"]
 BRIGHTNESS = (RewardSpec(name="brightness"),)

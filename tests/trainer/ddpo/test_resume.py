@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
-from trainer.diffusion import Diffusion
-from trainer.spec import RewardSpec
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.spec.job_spec import RewardSpec
 
 WALL_CLOCK = {"sampling_seconds", "reward_wait_seconds", "update_seconds"}
 

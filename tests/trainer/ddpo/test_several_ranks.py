@@ -14,9 +14,9 @@ from tests.fixtures.ranks import run_ranks
 from tests.trainer.conftest import BrightnessScorer
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
-from trainer.diffusion import Diffusion
-from trainer.ranks import RankFailed, Ranks
-from trainer.spec import RewardSpec
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.runtime.ranks import RankFailed, Ranks
+from trainer.spec.job_spec import RewardSpec
 
 COMMON = {
     "sample_batch_size": 4,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.trainer.ddpo.test_algorithm import make_ddpo
-from trainer.interrupt import Cause, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupted
 
 BATCHES = 2  # an iteration
 

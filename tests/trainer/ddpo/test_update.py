@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal, kl_divergence
 
-from trainer.conditioning import Conditioning
 from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.timesteps import chosen_timesteps
 from trainer.ddpo.update import Share, accumulate_gradient
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
-from trainer.ranks import Ranks
+from trainer.runtime.ranks import Ranks
 
 STEPS, COUNT, CLIP, GUIDANCE = 5, 6, 1e-3, 4.0
 

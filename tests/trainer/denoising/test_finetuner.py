@@ -14,7 +14,7 @@ from diffusers import (
 from salon.errors import InvalidRequest, SalonError
 from trainer.denoising.config import DenoisingConfig, LoraConfig
 from trainer.denoising.finetuner import Finetuner
-from trainer.diffusion import Diffusion
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
 
 PROMPTS = ["a", "b", "c"]
 LORA = LoraConfig(rank=2, alpha=3)

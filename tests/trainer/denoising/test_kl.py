@@ -7,8 +7,8 @@ from torch.distributions import Normal, kl_divergence
 
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.finetuner import Finetuner
-from trainer.diffusion import Diffusion
-from trainer.seeds import generator
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.runtime.seeds import generator
 
 PROMPTS, SEEDS = ["a", "b", "a"], [0, 1, 2]
 LORA = {"rank": 2, "alpha": 3}

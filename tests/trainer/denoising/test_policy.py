@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from trainer.conditioning import Conditioning
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.policy import DenoisingPolicy
 from trainer.denoising.schedule import Schedule
 

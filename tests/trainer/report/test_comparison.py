@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from tests.fixtures.finished_run import HOSTILE, finished_run
 from trainer.__main__ import app
-from trainer.dotted import dotted
-from trainer.run_folder import RunFolder
+from trainer.runtime.run_folder import RunFolder
+from trainer.spec.dotted import dotted
 
 
 def leave(path, **options):

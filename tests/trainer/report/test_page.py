@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.fixtures.finished_run import HOSTILE, finished_run
 from tests.fixtures.stack import wait_until
 from trainer.report import write_report
-from trainer.run_folder import RunFolder
+from trainer.runtime.run_folder import RunFolder
 
 SWITCHES = (
     "--headless",

@@ -12,14 +12,14 @@ import yaml
 from PIL import Image
 
 from tests.fixtures.finished_run import HOSTILE, finished_run
-from trainer.evaluation import effects
+from trainer.evaluation.held_out import effects
 from trainer.report import write_report
 from trainer.report.page import render_page
 from trainer.report.pictures import spread_over
 from trainer.report.results import Result
-from trainer.run_folder import RunFolder
-from trainer.scoring import Scale
-from trainer.statistics import compare
+from trainer.rewards.scorer import Scale
+from trainer.runtime.run_folder import RunFolder
+from trainer.runtime.statistics import compare
 
 
 def render(run):

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from salon.errors import RewardFailed
-from trainer.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
 from trainer.rwr.weights import softmax_weights
-from trainer.spec import RewardSpec
+from trainer.spec.job_spec import RewardSpec
 
 PROMPTS = ["a", "b", "c"]
 BRIGHTNESS = (RewardSpec(name="brightness"),)

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.fixtures.ranks import run_ranks
 from tests.trainer.conftest import BrightnessScorer
-from trainer.diffusion import Diffusion
-from trainer.ranks import Ranks
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.runtime.ranks import Ranks
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
-from trainer.spec import RewardSpec
+from trainer.spec.job_spec import RewardSpec
 
 WALL_CLOCK = {"sampling_seconds", "reward_wait_seconds", "update_seconds"}
 

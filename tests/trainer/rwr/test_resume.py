@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.diffusion import Diffusion
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
-from trainer.spec import RewardSpec
+from trainer.spec.job_spec import RewardSpec
 
 WALL_CLOCK = {"sampling_seconds", "reward_wait_seconds", "update_seconds"}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from trainer.conditioning import Conditioning
+from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.rwr.config import RWRConfig
 from trainer.rwr.update import accumulate_gradient

@@ -1,0 +1,16 @@
+"""Jobs: their records, states and events, and the right to run one."""
+
+from salon.jobs.lease import Lease, LeaseLost, acquire
+from salon.jobs.store import Event, Job, JobNotFound, JobState, JobStore, JobUnreadable
+
+__all__ = [
+    "Event",
+    "Job",
+    "JobNotFound",
+    "JobState",
+    "JobStore",
+    "JobUnreadable",
+    "Lease",
+    "LeaseLost",
+    "acquire",
+]

@@ -1,0 +1,1 @@
+"""Celery on Redis: tasks, the blobs beside them, replies, and connections that last."""

@@ -1,0 +1,1 @@
+"""The local stack: Redis, services and workers as processes of this host."""

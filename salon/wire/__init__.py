@@ -1,0 +1,1 @@
+"""Images, requests and outcomes to bytes and back; every limit on what is read is here."""

@@ -1,0 +1,244 @@
+"""From a module's name and options to the rewards it holds."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
+
+import structlog
+from pydantic import ValidationError
+
+from salon.errors import InvalidRequest, RewardFailed, SalonError
+from salon.own_modules import namesake
+from salon.reward.v1 import reward_pb2
+from salon.serving import Reward, RewardConfig
+from salon.stack.local_services import LOCAL_SERVICES
+from salon.stand_ins import is_stand_in
+from services import rewards
+
+logger = structlog.get_logger()
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A reward to host, checked but not loaded."""
+
+    reward: type[Reward]
+    config: RewardConfig | None
+
+    def load(self) -> Reward:
+        """Make it, which may take its minutes.
+
+        Raises:
+            InvalidRequest: it cannot be made of these options, or has no version then.
+            RewardFailed: it failed; the log has the traceback.
+        """
+        name = f"{self.reward.__module__}.{self.reward.__name__}"
+        try:
+            # Where Config is set, __init__ takes one.
+            made = self.reward(self.config) if self.config else self.reward()  # type: ignore[call-arg]
+        except SalonError:
+            raise
+        except Exception as error:
+            logger.exception("reward failed to load", reward=name)
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise RewardFailed(f"{name} failed to load: {what}") from error
+        if not hasattr(made, "version"):
+            raise InvalidRequest(f"{name} must set version")
+        options = self.config.model_dump().values() if self.config else ()
+        if any(isinstance(option, str) and is_stand_in(option) for option in options):
+            made.stand_in = True
+        return made
+
+
+def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Choice]:
+    """Every reward class that a module defines, in the order it defines them, with its options.
+
+    Args:
+        name: a module of `services.rewards`, such as `jpeg`, or the dotted path of any other
+            module, such as `my_package.my_reward`; followed by `:MyReward` for that class alone.
+            Where there is no such module, the name of a reward in `services.rewards`, such as
+            `jpeg_compressibility`: that one alone.
+        options: of the rewards' `Config`; each reward gets those it knows.
+
+    Raises:
+        InvalidRequest: no such module, no complete reward class in it, or options that cannot be
+            used.
+    """
+    path, _, class_name = name.partition(":")
+    alone = path in _BY_REWARD and not class_name and not _is_module(path)
+    module = _import(_BY_REWARD[path] if alone else path)
+    classes = _find_classes(module, class_name)
+    if alone:
+        classes = [reward for reward in classes if reward.name == path]
+    for reward in classes:
+        # A version may be set when the model is loaded.
+        missing = [fact for fact in ("name", "description") if not hasattr(reward, fact)]
+        if missing:
+            raise InvalidRequest(
+                f"{module.__name__}.{reward.__name__} must set {', '.join(missing)}"
+            )
+        _check_facts(reward)
+    names = [reward.name for reward in classes]
+    for reward in classes:
+        if names.count(reward.name) > 1:
+            same = [each.__name__ for each in classes if each.name == reward.name]
+            raise InvalidRequest(
+                f"module {module.__name__}: {' and '.join(same)} have the same name "
+                f"{reward.name!r}: give each its own"
+            )
+    _check_known(classes, options or {})
+    return [Choice(reward, _configure(reward, options or {})) for reward in classes]
+
+
+def load_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Reward]:
+    """The rewards that `choose_rewards` chooses, loaded; raises what it and `Choice.load` raise."""
+    return [choice.load() for choice in choose_rewards(name, options)]
+
+
+_BY_REWARD = {reward: service.module for service in LOCAL_SERVICES for reward in service.rewards}
+"""The module of each reward; to ask the modules themselves would import torch for a name."""
+
+
+def _is_module(name: str) -> bool:
+    """Whether there is one of that name, ours or the user's."""
+    for path in (f"{rewards.__name__}.{name}", name):
+        try:
+            if find_spec(path) is not None:
+                return True
+        except (ImportError, ValueError):  # of a path whose package there is not
+            continue
+    return False
+
+
+def _import(name: str) -> ModuleType:
+    builtin = f"{rewards.__name__}.{name}"
+    known = sorted(found.name for found in pkgutil.iter_modules(rewards.__path__))
+    path = builtin if name in known else name
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise _unknown(name, known)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # A module that exists but lacks a dependency is another matter.
+        if error.name is not None and f"{path}.".startswith(f"{error.name}."):
+            raise _unknown(name, known) from None
+        if path == builtin:
+            raise InvalidRequest(
+                f"reward module {name} needs {error.name}: pip install 'salon[models]'"
+            ) from None
+        raise _broken(name, error) from error
+    except SalonError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: BaseException) -> InvalidRequest:
+    """Of a module that cannot be imported: what is wrong with it, and in which line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<")]
+    where = f"{own[-1].filename}, line {own[-1].lineno}"
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        where = f"{error.filename}, line {error.lineno}"
+    said = str(error.msg if isinstance(error, SyntaxError) else error).splitlines()
+    return InvalidRequest(
+        f"module {name} cannot be imported: {where}: {': '.join([type(error).__name__, *said[:1]])}"
+    )
+
+
+def _unknown(name: str, modules: list[str]) -> InvalidRequest:
+    near = difflib.get_close_matches(name, [*modules, *_BY_REWARD], n=1)
+    return InvalidRequest(
+        f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
+        "own, such as my_package.my_reward or my_module:MyReward"
+        f"{f'; did you mean {near[0]}?' if near else ''}"
+    )
+
+
+def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
+    defined = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Reward)
+        and value.__module__ == module.__name__
+        and class_name in ("", value.__name__)
+    ]
+    classes = [value for value in defined if not inspect.isabstract(value)]
+    if not classes:
+        lacking = [f"{each.__name__} lacks {', '.join(_abstract(each))}" for each in defined]
+        if lacking:
+            raise InvalidRequest(
+                f"module {module.__name__} defines no complete reward: {'; '.join(lacking)}"
+            )
+        what = f"no complete {class_name}, a subclass" if class_name else "no subclass"
+        raise InvalidRequest(
+            f"module {module.__name__} defines {what} of salon.serving.Reward{namesake(module)}"
+        )
+    return classes
+
+
+def _abstract(reward: type[Reward]) -> list[str]:
+    return sorted(getattr(reward, "__abstractmethods__", ()))
+
+
+def _check_facts(reward: type[Reward]) -> None:
+    """What a class says of itself goes onto the wire: of the wrong type it would fail every call.
+
+    Raises:
+        InvalidRequest: naming what is wrong.
+    """
+    version = getattr(reward, "version", "")  # or it is set when the model is loaded
+    facts = {
+        "name": isinstance(reward.name, str) and bool(_NAME.fullmatch(reward.name)),
+        "version": isinstance(version, str),
+        "description": isinstance(reward.description, str),
+        "unit": isinstance(reward.unit, str),
+        "direction": reward.direction in reward_pb2.Direction.values(),
+        "inputs": all(each in reward_pb2.Input.values() for each in reward.inputs),
+        "threads": isinstance(reward.threads, int) and reward.threads > 0,
+        "max_batch": isinstance(reward.max_batch, int | float) and reward.max_batch > 0,
+    }
+    for fact, right in facts.items():
+        if not right:
+            raise InvalidRequest(
+                f"{reward.__module__}.{reward.__name__}: {fact} cannot be "
+                f"{getattr(reward, fact)!r:.80}; see salon.serving.Reward"
+            )
+
+
+def _check_known(classes: list[type[Reward]], options: Mapping[str, str]) -> None:
+    known = sorted({name for reward in classes for name in _fields(reward)})
+    for option in options:
+        if option not in known:
+            raise InvalidRequest(
+                f"{classes[0].name} has no option {option!r}; known: {', '.join(known) or 'none'}"
+            )
+
+
+def _fields(reward: type[Reward]) -> list[str]:
+    return list(reward.Config.model_fields) if reward.Config else []
+
+
+def _configure(reward: type[Reward], options: Mapping[str, str]) -> RewardConfig | None:
+    if reward.Config is None:
+        return None
+    own = {name: value for name, value in options.items() if name in _fields(reward)}
+    try:
+        return reward.Config.model_validate(own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(
+            f"option {option} of {reward.name}: {first['msg']} (got {first['input']!r})"
+        ) from None

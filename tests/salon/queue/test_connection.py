@@ -1,0 +1,71 @@
+"""What `connect_now` says of a Redis that is not to be had."""
+
+import socket
+import threading
+
+import pytest
+
+from salon.errors import StackUnavailable
+from salon.queue.connection import RedisRefused, connect_now
+from tests.fixtures.redis import RedisServer, free_port
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    server = RedisServer(tmp_path_factory.mktemp("redis"), password="s3cret")
+    yield server
+    server.stop()
+
+
+def greet(server):
+    with server.accept()[0] as client:
+        client.sendall(b"SSH-2.0-OpenSSH\r\n")
+        client.recv(1024)
+
+
+@pytest.fixture
+def ssh():
+    """The port of something else that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=greet, args=(server,))
+        thread.start()
+        yield port
+        thread.join()
+
+
+def test_the_right_password_connects(locked):
+    assert connect_now(locked.url).ping()
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [("", "asks for a password.*SALON_STATE_DIR"), (":wr0ng@", "does not take the password")],
+)
+def test_another_password_is_said_to_be_wrong_and_not_shown(locked, secret, words):
+    with pytest.raises(RedisRefused, match=words) as caught:
+        connect_now(f"redis://{secret}127.0.0.1:{locked.port}/0")
+    assert "wr0ng" not in str(caught.value)
+
+
+def test_what_is_no_redis_is_said_to_be_none(ssh):
+    with pytest.raises(RedisRefused, match=f"127.0.0.1:{ssh}/0 is no Redis"):
+        connect_now(f"redis://:s3cret@127.0.0.1:{ssh}/0")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://:s3cret@127.0.0.1:{port}/0", "start one with `salon up`"),
+        ("rediss://:s3cret@127.0.0.1:{port}/0", "see that this Redis runs"),
+        ("redis://:s3cret/x@127.0.0.1:{port}/0", "write / @ . # of a password as %2F"),
+        ("http://:s3cret@127.0.0.1:{port}/0", "redis://:PASSWORD@HOST|following schemes|%2F"),
+        ("redis://127.0.0.1:{port}/0?password=s3cret&nonsense=1", "nonsense"),
+        ("rediss://:s3cret@127.0.0.1:{port}/0?ssl_ca_certs=/no.pem", "/no.pem, which is no file"),
+    ],
+)
+def test_no_error_shows_the_password(url, words):
+    with pytest.raises(StackUnavailable, match=words) as caught:
+        connect_now(url.format(port=free_port()))
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in str(caught.value.__cause__)

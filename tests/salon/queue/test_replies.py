@@ -1,0 +1,36 @@
+from salon.queue.replies import Reply, ReplyKind, ReplyStream
+
+
+def test_replies_arrive_once_and_in_order(redis_client):
+    writer = ReplyStream(redis_client, "scorer", 60)
+    reader = ReplyStream(redis_client, "scorer", 60)
+    sent = [Reply(str(i), ReplyKind.SCORED, bytes([0, i, 255])) for i in range(5)]
+    for reply in sent[:3]:
+        writer.send(reply)
+    assert list(reader.read(0.1)) == sent[:3]
+    for reply in sent[3:]:
+        writer.send(reply)
+    assert list(reader.read(0.1)) == sent[3:]
+    assert list(reader.read(0.05)) == []
+
+
+def test_a_reply_that_cannot_be_read_does_not_hide_the_next(redis_client):
+    stream = ReplyStream(redis_client, "scorer", 60)
+    good = Reply("b", ReplyKind.SCORED, b"")
+    for odd in ({"batch": "a", "kind": "of the future", "body": b""}, {"kind": "scored"}):
+        redis_client.xadd("salon:replies:scorer", odd)
+    stream.send(good)
+    assert list(stream.read(0.1)) == [good]
+
+
+def test_scorers_do_not_see_each_other(redis_client):
+    ReplyStream(redis_client, "one", 60).send(Reply("b", ReplyKind.FAILED, b"why"))
+    assert list(ReplyStream(redis_client, "two", 60).read(0.05)) == []
+
+
+def test_nobody_collects_them_and_they_expire(redis_client):
+    stream = ReplyStream(redis_client, "gone", 60)
+    stream.send(Reply("b", ReplyKind.WAITING, b"why"))
+    assert 0 < redis_client.ttl("salon:replies:gone") <= 60
+    stream.delete()
+    assert redis_client.keys("salon:replies:*") == []

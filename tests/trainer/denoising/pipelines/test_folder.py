@@ -1,0 +1,288 @@
+"""Folders of pipelines that are not whole, or ask for what a text does not give."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import PNDMScheduler
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from salon.errors import InvalidRequest
+from trainer.denoising.pipelines.folder import PipelineFolder
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
+
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+A_WEIGHT = {
+    "unet": "conv_in.bias",
+    "vae": "decoder.conv_out.bias",
+    "text_encoder": "final_layer_norm.bias",
+    "text_encoder_2": "text_projection.weight",
+}
+A_LAYER = {
+    "unet": "down_blocks.0.resnets.7.conv1.bias",
+    "vae": "decoder.up_blocks.0.resnets.9.conv1.bias",
+    "text_encoder": "encoder.layers.7.mlp.fc1.weight",
+    "text_encoder_2": "text_model.encoder.layers.7.mlp.fc1.weight",
+}
+
+
+@pytest.fixture
+def model(xl_folder, pipeline_folder, tmp_path, request):
+    """A copy to break; of XL where a test names a part that it alone has."""
+    part = getattr(request.node, "callspec", None)
+    is_xl = part is not None and "text_encoder_2" in part.params.values()
+    shutil.copytree(xl_folder if is_xl else pipeline_folder, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(model, part, edit):
+    """Edit a part's state dict."""
+    path = model / part / FILES[part]
+    state = load_file(path)
+    edit(state)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def configure(path, **keys):
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def refusal(model):
+    with pytest.raises(InvalidRequest) as raised:
+        Diffusion.load(str(model))
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_weight_that_is_missing_is_never_made_up(model, part):
+    name = next(n for n in load_file(model / part / FILES[part]) if n.endswith(A_WEIGHT[part]))
+    change(model, part, lambda state: state.pop(name))
+    assert f"its {part} lacks 1 weight, such as {A_WEIGHT[part]}" in refusal(model).replace(
+        "text_model.", ""
+    )
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_weight_of_another_shape_is_named_with_both(model, part):
+    name = next(n for n in load_file(model / part / FILES[part]) if n.endswith(A_WEIGHT[part]))
+    own = tuple(load_file(model / part / FILES[part])[name].shape)
+    change(model, part, lambda state: state.update({name: torch.zeros(7)}))
+    told = refusal(model)
+    assert f"its {part} does not fit its configuration" in told
+    assert f"{A_WEIGHT[part]} (7,) for {own}" in told
+    assert "low_cpu_mem_usage" not in told
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_a_layer_that_the_configuration_leaves_out_is_named(model, part):
+    change(model, part, lambda state: state.update({A_LAYER[part]: torch.zeros(2)}))
+    assert f"its {part} has 1 weight, such as {A_LAYER[part]} for which" in refusal(model)
+
+
+def test_what_old_checkpoints_hold_besides_is_harmless(model, diffusion):
+    harmless = {
+        "text_model.embeddings.position_ids": torch.arange(8)[None],
+        "text_projection.weight": torch.zeros(4, 16),
+        "vision_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2),
+    }
+    change(model, "text_encoder", lambda state: state.update(harmless))
+    loaded = Diffusion.load(str(model)).encode(["a b"])
+    assert torch.equal(loaded.embeddings, diffusion.encode(["a b"]).embeddings)
+
+
+def test_a_vae_with_the_names_of_2022_draws_the_same(model, diffusion):
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(state):
+        for name in list(state):
+            for new, old in names.items():
+                if f".{new}." in name:
+                    state[name.replace(new, old)] = state.pop(name)
+
+    change(model, "vae", rename)
+    assert any("proj_attn" in name for name in load_file(model / "vae" / FILES["vae"]))
+    latents = torch.randn(1, *diffusion.latent_shape, generator=torch.Generator().manual_seed(0))
+    assert (Diffusion.load(str(model)).decode(latents) == diffusion.decode(latents)).all()
+
+
+def test_configurations_of_2022_leave_out_what_was_not_thought_of(model):
+    """As those of Stable Diffusion 1.4 on the hub, which have no prediction_type either."""
+    path = model / "unet" / "config.json"
+    later = (
+        "num_class_embeds",
+        "time_cond_proj_dim",
+        "addition_embed_type",
+        "encoder_hid_dim_type",
+    )
+    config = json.loads(path.read_text())
+    kept = [key for key in config if key not in later]
+    path.write_text(json.dumps({key: config[key] for key in kept}))
+    PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True
+    ).save_pretrained(model / "scheduler")
+    path = model / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("prediction_type")
+    path.write_text(json.dumps(config))
+    index = json.loads((model / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "PNDMScheduler"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert Diffusion.load(str(model)).scheduler("ddim").config.prediction_type == "epsilon"
+
+
+def test_weights_in_several_files_are_all_read(model, diffusion):
+    path = model / "unet" / FILES["unet"]
+    state = load_file(path)
+    path.unlink()
+    stem = "diffusion_pytorch_model"
+    where = {name: f"{stem}-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(state)}
+    for file in set(where.values()):
+        part = {name: state[name] for name in state if where[name] == file}
+        save_file(part, model / "unet" / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (model / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    loaded = Diffusion.load(str(model)).trainable()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in diffusion.trainable().items())
+    (model / "unet" / f"{stem}-00002-of-00002.safetensors").unlink()
+    assert "there is no unet/diffusion_pytorch_model-00002-of-00002.safetensors" in refusal(model)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
+def test_a_folder_of_a_variant_alone_says_so_with_the_way_out(model, variant):
+    path = model / "unet" / FILES["unet"]
+    path.rename(path.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    told = refusal(model)
+    assert f"its unet has only the variant {variant}" in told
+    assert f"from_pretrained(folder, variant='{variant}')" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "its vae has no weights: there is no vae/diffusion_pytorch_model.safetensors"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "fetch the file with git lfs pull"),
+        (b"\x02\0\0\0\0\0\0\0[]", "it is no safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0{}more", "it has 14 bytes where its header says 10"),
+    ],
+)
+def test_weights_that_are_none_are_named(model, content, words):
+    path = model / "vae" / FILES["vae"]
+    path.unlink() if content is None else path.write_bytes(content)
+    assert words in refusal(model)
+
+
+def test_pickled_weights_are_named_as_what_they_are(model):
+    path = model / "vae" / FILES["vae"]
+    path.rename(path.with_suffix(".bin"))
+    assert "its vae are a pickle, diffusion_pytorch_model.bin, which may hold code" in refusal(
+        model
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "words"),
+    [
+        ("unet", {"time_cond_proj_dim": 32}, "time_cond_proj_dim 32: it is distilled"),
+        ("unet", {"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
+        ("unet", {"num_class_embeds": 4}, "num_class_embeds 4"),
+        ("unet", {"encoder_hid_dim_type": "ip_image_proj"}, "encoder_hid_dim_type"),
+        ("unet", {"addition_embed_type": "image_hint"}, "addition_embed_type 'image_hint'"),
+        ("unet", {"in_channels": 9}, "in_channels 9, but vae/config.json latent_channels 4"),
+        ("unet", {"out_channels": 8}, "out_channels 8"),
+        ("vae", {"latent_channels": 16}, "in_channels 4, but vae/config.json latent_channels 16"),
+        ("unet", {"cross_attention_dim": 32}, "cross_attention_dim 32, .* give vectors of 16"),
+        ("unet", {"sample_size": None}, "sample_size None, .*e.g. 256 for 512 x 512"),
+        ("unet", {"sample_size": [8]}, r"sample_size \[8\]"),
+        ("scheduler", {"prediction_type": "velocity"}, "prediction_type 'velocity'; known"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_what_text_alone_does_not_give_is_named_by_its_key(model, file, keys, words):
+    name = "scheduler_config.json" if file == "scheduler" else "config.json"
+    configure(model / file / name, **keys)
+    with pytest.raises(InvalidRequest, match=words):
+        PipelineFolder(model, str(model)).check()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"addition_embed_type": None}, "addition_embed_type None"),
+        ({"cross_attention_dim": 16}, "cross_attention_dim 16, .*vectors of 32"),
+        ({"projection_class_embeddings_input_dim": 52}, "is told 60 numbers"),
+    ],
+)
+def test_xl_wants_its_sizes_and_both_texts(xl_folder, tmp_path, keys, words):
+    shutil.copytree(xl_folder, tmp_path / "model")
+    PipelineFolder(tmp_path / "model", "it").check()
+    configure(tmp_path / "model" / "unet" / "config.json", **keys)
+    with pytest.raises(InvalidRequest, match=words):
+        PipelineFolder(tmp_path / "model", "it").check()
+
+
+def test_a_tokenizer_and_its_encoder_are_of_one_model(model):
+    configure(model / "tokenizer" / "tokenizer_config.json", model_max_length=77)
+    assert "model_max_length of 77, but its text_encoder reads 8 tokens" in refusal(model)
+
+
+@pytest.mark.parametrize("size", [[8, 16], (16, 8)])
+def test_a_pair_of_sizes_is_height_and_width(model, xl_folder, tmp_path, size):
+    configure(model / "unet" / "config.json", sample_size=list(size))
+    diffusion = Diffusion.load(str(model))
+    assert diffusion.latent_shape == (4, *size)
+    height, width = (2 * side for side in size)
+    image = diffusion.decode(torch.zeros(1, *diffusion.latent_shape))
+    assert image.shape == (1, height, width, 3)
+    plain = diffusion.pipeline("a b", num_inference_steps=1, output_type="np").images
+    assert plain.shape == image.shape
+    shutil.copytree(xl_folder, tmp_path / "xl")
+    configure(tmp_path / "xl" / "unet" / "config.json", sample_size=list(size))
+    told = Diffusion.load(str(tmp_path / "xl")).encode(["a b"]).time_ids
+    assert told.tolist() == [[height, width, 0, 0, height, width]]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, which is not to be asked."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_a_model_of_the_hub_comes_from_its_cache(cache, pipeline_folder, diffusion):
+    repository = cache / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1" * 40)
+    snapshot = repository / "snapshots" / ("1" * 40)
+    shutil.copytree(pipeline_folder, snapshot)
+    loaded = Diffusion.load("owner/name").trainable()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in diffusion.trainable().items())
+    (snapshot / "vae" / FILES["vae"]).unlink()
+    assert f"'owner/name' (in the hub's cache, {snapshot})" in refusal("owner/name")
+
+
+def test_offline_a_model_that_is_not_cached_is_said_to_be_that(cache):
+    told = refusal("owner/name")
+    assert f"not in the hub's cache ({cache}), and HF_HUB_OFFLINE is set" in told
+    assert "does not appear to have a file" not in told
+
+
+def test_a_folder_is_judged_without_torch(pipeline_folder):
+    code = (
+        "import sys; from pathlib import Path;"
+        "from trainer.denoising.pipelines.folder import PipelineFolder;"
+        "PipelineFolder(Path(sys.argv[1]), 'it').check(); print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(pipeline_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,1 @@
+"""Pipelines of diffusers, one family a file, loaded whole."""

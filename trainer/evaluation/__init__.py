@@ -1,0 +1,1 @@
+"""Held-out samples, scored before, during and after training."""

@@ -1,1 +1,0 @@
-"""Prompt sets by name, and the other places that prompts come from; imports no torch."""

@@ -1,0 +1,1 @@
+"""Scores for a job's samples: asked for through the queue, weighted, summed."""

@@ -1,0 +1,1 @@
+"""What every job needs of its process: checkpoints, run folder, ranks, heartbeat, seeds."""

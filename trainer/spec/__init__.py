@@ -1,0 +1,1 @@
+"""Job specs and prompt sets: typed, complete, and checked without torch."""

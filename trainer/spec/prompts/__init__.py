@@ -1,0 +1,1 @@
+"""Prompt sets by name, and the other places that prompts come from."""
