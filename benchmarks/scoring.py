@@ -39,8 +39,8 @@ from benchmarks.ways import (
 from salon.errors import SalonError
 from salon.settings import Settings
 from services.rewards.jpeg import VERSION
+from trainer.denoising.job import DenoisingJob
 from trainer.spec.file import load_spec
-from trainer.spec.job_spec import JobSpec
 
 JOB = Path("jobs/ddpo-compressibility-tiny.yaml")
 BATCH = 8  # images; DDPO's default sample_batch_size. Of 512 x 512 they are 6.3 MB, one message.
@@ -53,7 +53,7 @@ RATIOS = (
 IN_FLIGHT = {"one": score_one_by_one, "all": score_overlapped}
 
 
-def measure(rounds: int, images: int, size: int, spec: JobSpec) -> dict[str, Any]:
+def measure(rounds: int, images: int, size: int, spec: DenoisingJob) -> dict[str, Any]:
     """Start the parts, measure scoring and training, stop the parts.
 
     Args:

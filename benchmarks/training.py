@@ -15,9 +15,9 @@ from benchmarks.rates import ratio, rotated, summarise
 from benchmarks.ways import REWARD, queue_scorer, score_in_process
 from salon.settings import Settings
 from trainer.ddpo.algorithm import DDPO
+from trainer.denoising.job import DenoisingJob
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rewards.scorer import RewardScorer, ScoredBatch
-from trainer.spec.job_spec import JobSpec
 
 
 class InProcessScorer:
@@ -60,7 +60,7 @@ class TimedScorer:
 class Painter:
     """One DDPO run and the figures of its iterations."""
 
-    def __init__(self, spec: JobSpec, scorer: RewardScorer) -> None:
+    def __init__(self, spec: DenoisingJob, scorer: RewardScorer) -> None:
         self._scorer = TimedScorer(scorer)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         diffusion = Diffusion.load(spec.model, device)
@@ -75,11 +75,11 @@ class Painter:
         """One iteration."""
         self._scorer.seconds = 0.0
         start = time.perf_counter()
-        metrics = self._ddpo.step()
+        step = self._ddpo.step()
         seconds = time.perf_counter() - start
-        self.samples_per_second.append(metrics["samples"] / seconds)
+        self.samples_per_second.append(step.samples / seconds)
         self._submitting.append(self._scorer.seconds / seconds)
-        self._waiting.append(metrics["reward_wait_seconds"] / seconds)
+        self._waiting.append(step.waited_seconds / seconds)
 
     def forget(self) -> None:
         """Drop the figures so far: those of the warm-up."""
@@ -95,7 +95,7 @@ class Painter:
         }
 
 
-def measure_training(settings: Settings, rounds: int, spec: JobSpec) -> dict[str, Any]:
+def measure_training(settings: Settings, rounds: int, spec: DenoisingJob) -> dict[str, Any]:
     """Samples per second of DDPO both ways, iteration by iteration in turn.
 
     Both runs start from the same model and seed, so that each pair of iterations samples and

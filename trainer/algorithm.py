@@ -1,9 +1,9 @@
-"""What the training loop asks of an algorithm."""
+"""What the training loop asks of an algorithm, and what an algorithm may offer beside it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,18 @@ class State(TypedDict):
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one iteration came to."""
+
+    samples: int
+    """Drawn and judged in it."""
+    waited_seconds: float = 0.0
+    """How long it waited for their rewards."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Whatever else is worth a curve; `rewards/<name>/mean` and `/std` are shown as rewards."""
+
+
+@dataclass(frozen=True)
 class Preview:
     """Images of prompts and seeds that stay the same for the whole run."""
 
@@ -29,16 +41,29 @@ class Preview:
 
 
 class Algorithm(Protocol):
-    """One way to train a generator; `trainer.loop` runs it."""
+    """One way to train; `trainer.loop` runs it."""
 
-    def step(self) -> Metrics:
-        """One iteration: sample, score, update.
+    def step(self) -> Step:
+        """One iteration.
 
         Raises:
             Interrupted: asked to stop; unless it was still waiting, the state is between two
                 iterations, and only what `state_dict` gave before is of use.
         """
         ...
+
+    def state_dict(self) -> State:
+        """All that an exact resume needs."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Beside it, where there is something to show, to evaluate and to save."""
 
     def preview(self) -> Preview:
         """Fixed prompts and seeds, for the picture log."""
@@ -48,22 +73,19 @@ class Algorithm(Protocol):
         """Images [N, H, W, 3], each a function of its own prompt and seed."""
         ...
 
+    def save(self, folder: Path) -> None:
+        """Write the trained model into `folder`, for others to load."""
+        ...
+
+
+@runtime_checkable
+class Divergent(Protocol):
+    """Beside a generator that knows how far it has gone from what it was."""
+
     def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
         """[N] divergence of what `generate` does from what it did before training.
 
         Averaged over all that is drawn for a sample (dimensions, steps), so that models and
         samplers of different size are comparable.
         """
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the trained model into `folder`, for diffusers to load."""
-        ...
-
-    def state_dict(self) -> State:
-        """All that an exact resume needs."""
-        ...
-
-    def load_state_dict(self, state: State) -> None:
-        """Continue exactly where `state_dict` was taken."""
         ...

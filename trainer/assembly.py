@@ -1,6 +1,8 @@
-"""Puts one job together: spec, model, algorithm, scorer, folder; then runs the loop."""
+"""Puts one job together: spec, algorithm, scorers, evaluations, folder; then runs the loop."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -13,26 +15,22 @@ from salon.private import follow, make_private
 from salon.queue.broker import create_app
 from salon.queue.connection import connect
 from salon.settings import Settings
-from salon.stand_ins import is_stand_in, refusal
-from trainer.algorithm import Algorithm
-from trainer.ddpo.algorithm import DDPO
-from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.algorithm import Algorithm, Generator
+from trainer.algorithms import resolve
+from trainer.context import Context
 from trainer.evaluation.diversity import ImageEmbedder
 from trainer.evaluation.evaluations import Evaluations
 from trainer.evaluation.run_damage import check_run_folder
 from trainer.loop import Loop
 from trainer.rewards.queue_scorer import QueueScorer
-from trainer.rewards.scorer import RewardScorer
 from trainer.rewards.versions import RewardVersions
 from trainer.runtime.checkpoints import Checkpoints
 from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
 from trainer.runtime.run_folder import RunFolder
-from trainer.rwr.algorithm import RWR
-from trainer.rwr.config import RWRConfig
-from trainer.spec.credentials import check_credentials
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.job_spec import JobSpec, read_record
 from trainer.spec.reference import read_reference
+from trainer.spec.rewarded_job import RewardedJob
 from trainer.tracking.tracker import Tracker
 
 log = structlog.get_logger()
@@ -55,7 +53,7 @@ def train(job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank
             or Redis is.
         SalonError, OSError: the job cannot go on; the message says why.
     """
-    spec = JobSpec.model_validate(job.spec)
+    spec = read_record(job.spec)
     _open_as_its_folder(settings.runs_dir, job.id)
     folder = RunFolder(settings.runs_dir / job.id, fence=lease.renew)
     held: AbstractContextManager[None] = nullcontext()
@@ -92,58 +90,23 @@ def _train(
     if ranks.first:
         check_run_folder(folder.path)
         if checkpoints.none():  # later, a failing tracker ends no training
-            check_credentials(spec.trackers, spec.push_to_hub)
-    log.info("loading", model=spec.model, ranks=ranks.count)
-    if ranks.first:
-        lease.emit("stage", {"text": f"loading {spec.model}"})
-    diffusion = Diffusion.load(spec.model, ranks.device)
-    for text in diffusion.prompt_reader.check(spec.prompts, spec.evaluation.prompts):
-        if ranks.first:
-            log.warning(text)
-            lease.emit("warning", {"text": f"warning: {text}"})
-
-    references = {
-        reward.name: read_reference(reward.reference)
-        for reward in spec.rewards
-        if reward.reference is not None
-    }
-
+            spec.check_credentials()
     versions = RewardVersions()
-    allowed = spec.allow_stand_ins or is_stand_in(spec.model)
-    refused = None if allowed else lambda reward: refusal([reward], spec.model)
-
-    def report_wait(text: str) -> None:
-        log.warning(text)
-        lease.emit("waiting", {"text": text})
-
-    def scorer(rewards: list[str]) -> AbstractContextManager[QueueScorer]:
-        return closing(
-            QueueScorer(
-                create_app(settings),
-                connect(settings.redis_url),
-                settings,
-                rewards=rewards,
-                on_reward_error=spec.on_reward_error,
-                deadline_seconds=spec.reward_deadline_seconds,
-                interrupt=interrupt,
-                on_waiting=report_wait,
-                references=references,
-                versions=versions,
-                job=job,
-                refused=refused,
-            )
-        )
-
+    tell = _Teller(lease, ranks.first)
     with ExitStack() as stack:
-        # Two scorers: that of training does not even know the rewards of evaluation alone.
-        trained = [reward.name for reward in spec.rewards]
-        training = evaluation = stack.enter_context(scorer(trained))
-        algorithm = _build(spec, diffusion, training, ranks, interrupt, settings.debug)
-        embedder = None
-        if ranks.first:  # which alone evaluates
-            evaluation = stack.enter_context(scorer(trained + spec.eval_rewards))
-            embedder = _embedder(spec, ranks)
-        evaluations = Evaluations(spec, algorithm, evaluation, folder, embedder, interrupt.check)
+
+        def scorer(rewards: Sequence[str]) -> QueueScorer:
+            if not isinstance(spec, RewardedJob):
+                raise InvalidRequest(f"a job of {spec.algorithm.name} has no rewards")
+            return stack.enter_context(
+                closing(_scorer(job, spec, settings, interrupt, versions, rewards, tell.waiting))
+            )
+
+        context = Context(ranks, interrupt, scorer, tell.stage, tell.warn, settings.debug)
+        algorithm: Algorithm = resolve(spec.builder, spec.algorithm.name)(spec, context)
+        evaluations = None
+        if isinstance(spec, RewardedJob):
+            evaluations = _evaluations(spec, algorithm, context, folder)
         loop = Loop(
             job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
         )
@@ -153,29 +116,75 @@ def _train(
         loop.run(tracker)
 
 
-def _build(
-    spec: JobSpec,
-    diffusion: Diffusion,
-    scorer: RewardScorer,
-    ranks: Ranks,
+@dataclass(frozen=True)
+class _Teller:
+    """Tells whoever watches, in the name of all ranks."""
+
+    lease: Lease
+    speaks: bool  # one of them does
+
+    def stage(self, text: str) -> None:
+        if self.speaks:
+            self.lease.emit("stage", {"text": text})
+
+    def warn(self, text: str) -> None:
+        if self.speaks:
+            log.warning(text)
+            self.lease.emit("warning", {"text": f"warning: {text}"})
+
+    def waiting(self, text: str) -> None:
+        log.warning(text)
+        self.lease.emit("waiting", {"text": text})
+
+
+def _scorer(
+    job: str,
+    spec: RewardedJob,
+    settings: Settings,
     interrupt: Interrupt,
-    debug: bool,
-) -> Algorithm:
-    config = spec.algorithm
-    common = (spec.prompts, spec.rewards, scorer, spec.seed)
-    keep_reference = spec.evaluation.kl and ranks.first  # which alone evaluates
-    if isinstance(config, RWRConfig):
-        return RWR(
-            diffusion, config, *common,
-            ranks=ranks, keep_reference=keep_reference, interrupt=interrupt,
-        )  # fmt: skip
-    return DDPO(
-        diffusion, config, *common,
-        ranks=ranks, keep_reference=keep_reference, interrupt=interrupt, debug=debug,
-    )  # fmt: skip
+    versions: RewardVersions,
+    rewards: Sequence[str],
+    on_waiting: Callable[[str], None],
+) -> QueueScorer:
+    references = {
+        reward.name: read_reference(reward.reference)
+        for reward in spec.rewards
+        if reward.reference is not None
+    }
+    return QueueScorer(
+        create_app(settings),
+        connect(settings.redis_url),
+        settings,
+        rewards=rewards,
+        on_reward_error=spec.on_reward_error,
+        deadline_seconds=spec.reward_deadline_seconds,
+        interrupt=interrupt,
+        on_waiting=on_waiting,
+        references=references,
+        versions=versions,
+        job=job,
+        refused=spec.refusal,
+    )
 
 
-def _embedder(spec: JobSpec, ranks: Ranks) -> ImageEmbedder | None:
+def _evaluations(
+    spec: RewardedJob, algorithm: Algorithm, context: Context, folder: RunFolder
+) -> Evaluations:
+    """What the first rank evaluates, and the others wait for.
+
+    Raises:
+        InvalidRequest: the algorithm generates nothing that could be evaluated.
+    """
+    if not isinstance(algorithm, Generator):
+        raise InvalidRequest(f"an algorithm of {spec.algorithm.name} generates nothing to evaluate")
+    # A scorer of its own: that of training does not even know the rewards of evaluation alone.
+    rewards = [reward.name for reward in spec.rewards] + spec.eval_rewards
+    scorer = context.scorer(rewards) if context.ranks.first else None
+    embedder = _embedder(spec, context.ranks) if context.ranks.first else None
+    return Evaluations(spec, algorithm, scorer, folder, embedder, context.interrupt.check)
+
+
+def _embedder(spec: RewardedJob, ranks: Ranks) -> ImageEmbedder | None:
     evaluation = spec.evaluation
     if evaluation.diversity_model is None:
         return None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from salon.errors import SalonError
-from trainer.algorithm import Algorithm, Metrics
+from trainer.algorithm import Algorithm, Generator, Metrics, Step
 from trainer.evaluation.evaluations import Evaluations
-from trainer.evaluation.held_out import Evaluation
+from trainer.evaluation.held_out import Evaluation, effects
 from trainer.result import save_model, write_result
 from trainer.rewards.versions import RewardVersions
 from trainer.runtime.checkpoints import Checkpoint, Checkpoints
@@ -43,7 +43,7 @@ class Loop:
         job: str,
         spec: JobSpec,
         algorithm: Algorithm,
-        evaluations: Evaluations,
+        evaluations: Evaluations | None,
         folder: RunFolder,
         checkpoints: Checkpoints,
         interrupt: Interrupt,
@@ -51,6 +51,17 @@ class Loop:
         ranks: Ranks | None = None,
     ) -> None:
         """Restore the newest checkpoint, if there is one.
+
+        Args:
+            job: its id.
+            spec: what it is.
+            algorithm: what its iterations are.
+            evaluations: None for a job of which nothing is evaluated.
+            folder: the run's.
+            checkpoints: in that folder.
+            interrupt: asks it to stop.
+            versions: of the rewards that the job meets.
+            ranks: that share it; None for this process alone.
 
         Raises:
             SalonError: the ranks do not see the same run folder.
@@ -74,7 +85,7 @@ class Loop:
         self._saved = self.iteration
         self._whole: Checkpoint | None = None  # of the last whole iteration, while one is under way
         self._check_one_folder()
-        if self._ranks.first:
+        if self._ranks.first and evaluations is not None:
             evaluations.restore(self.iteration)
 
     def _check_one_folder(self) -> None:
@@ -114,7 +125,8 @@ class Loop:
             write_result(self._spec, self._summary(), *parts)
 
     def _is_stopped(self) -> bool:
-        return self._ranks.largest(int(self._evaluations.stop is not None)) > 0
+        stop = None if self._evaluations is None else self._evaluations.stop
+        return self._ranks.largest(int(stop is not None)) > 0
 
     def _by_first(self, action: Callable[[], object]) -> None:
         """Let rank 0 do what is done once; all ranks end if it fails.
@@ -137,27 +149,19 @@ class Loop:
         if self._saved != self.iteration:
             self._whole = self._state()
         start = time.perf_counter()
-        metrics = self._algorithm.step()
+        step = self._algorithm.step()
         self._whole = None
         seconds = time.perf_counter() - start
         self.iteration += 1
-        self._totals.samples += int(metrics["samples"])
+        self._totals.samples += step.samples
         self._totals.seconds += seconds
-        self._totals.reward_wait_seconds += metrics["reward_wait_seconds"]
+        self._totals.reward_wait_seconds += step.waited_seconds
         if tracker is not None:
-            tracker.record(self.iteration, self._with_rates(metrics, seconds))
+            tracker.record(self.iteration, _metrics(step, seconds))
         if self.iteration % self._spec.checkpoint_every == 0:
             self._checkpoint()
-            if tracker is not None:
+            if tracker is not None and isinstance(self._algorithm, Generator):
                 tracker.pictures(self.iteration, self._algorithm.preview())
-
-    def _with_rates(self, metrics: Metrics, seconds: float) -> Metrics:
-        return {
-            **metrics,
-            "seconds": seconds,
-            "samples_per_second": metrics["samples"] / seconds,
-            "reward_wait_fraction": metrics["reward_wait_seconds"] / seconds,
-        }
 
     def _checkpoint(self) -> None:
         if self._saved == self.iteration:
@@ -176,29 +180,30 @@ class Loop:
 
     def _evaluate(self, tracker: Tracker | None) -> None:
         """Evaluate if it is time to, of a state that a checkpoint holds."""
-        if not self._evaluations.due(self.iteration):
+        evaluations = self._evaluations
+        if evaluations is None or not evaluations.due(self.iteration):
             return
         # Rank 0 alone knows; the others have read none.
-        known = self._ranks.largest(int(self._evaluations.known(self.iteration))) > 0
+        known = self._ranks.largest(int(evaluations.known(self.iteration))) > 0
         if not known and self.iteration > 0:
             self._checkpoint()
-        self._by_first(lambda: self._evaluate_now(tracker))
+        self._by_first(lambda: self._evaluate_now(evaluations, tracker))
 
-    def _evaluate_now(self, tracker: Tracker | None) -> None:
+    def _evaluate_now(self, evaluations: Evaluations, tracker: Tracker | None) -> None:
         if tracker is None:
             return
-        if not self._evaluations.known(self.iteration):
-            samples = self._spec.evaluation.samples
+        if not evaluations.known(self.iteration):
+            samples = evaluations.spec.evaluation.samples
             tracker.stage(f"evaluating after iteration {self.iteration}: {samples} samples")
-        evaluation = self._evaluations.run(self.iteration, self._save_best)
-        tracker.evaluated(self.iteration, evaluation, self._evaluations.before)
-        if stop := self._evaluations.stop:
-            tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
 
-    def _save_best(self, folder: Path, evaluation: Evaluation) -> None:
-        before = self._evaluations.before
-        parts = (self._algorithm, self._spec, self._summary(), before, evaluation)
-        save_model(folder, *parts, is_best=True)
+        def save_best(folder: Path, evaluation: Evaluation) -> None:
+            save_model(folder, evaluations, self._summary(), evaluation, is_best=True)
+
+        evaluation = evaluations.run(self.iteration, save_best)
+        found = effects(evaluations.spec, evaluations.before, evaluation)
+        tracker.evaluated(self.iteration, evaluation, found)
+        if stop := evaluations.stop:
+            tracker.stage(f"stopped by a rule of stop_when: {stop.rule}")
 
     def _summary(self) -> dict[str, Any]:
         totals = self._totals
@@ -210,5 +215,17 @@ class Loop:
             "seconds": totals.seconds,
             "samples_per_second": totals.samples / totals.seconds,
             "reward_wait_fraction": totals.reward_wait_seconds / totals.seconds,
-            **self._evaluations.summary(),
+            **({} if self._evaluations is None else self._evaluations.summary()),
         }
+
+
+def _metrics(step: Step, seconds: float) -> Metrics:
+    """What is known of an iteration, with its rates."""
+    return {
+        **step.metrics,
+        "samples": float(step.samples),
+        "reward_wait_seconds": step.waited_seconds,
+        "seconds": seconds,
+        "samples_per_second": step.samples / seconds,
+        "reward_wait_fraction": step.waited_seconds / seconds,
+    }

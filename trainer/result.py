@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 
 from salon.numbers import finite
-from trainer.algorithm import Algorithm
+from trainer.algorithm import Algorithm, Generator
 from trainer.evaluation.evaluations import Evaluations
 from trainer.evaluation.held_out import Evaluation
-from trainer.report import write_report
+from trainer.report import write_progress, write_report
 from trainer.report.model_card import write_model_card
 from trainer.runtime.hub import by_hand, push
 from trainer.runtime.metrics_file import read_metrics
@@ -24,24 +24,23 @@ log = structlog.get_logger()
 
 def save_model(
     folder: Path,
-    algorithm: Algorithm,
-    spec: JobSpec,
+    evaluations: Evaluations,
     summary: Mapping[str, Any],
-    before: Evaluation,
     after: Evaluation,
     *,
     is_best: bool = False,
 ) -> None:
-    """Write the trained model into `folder`, with its card; see `write_model_card`."""
-    algorithm.save(folder)
-    write_model_card(folder, spec, summary, before, after, is_best=is_best)
+    """Write the model that was trained into `folder`, with its card; see `write_model_card`."""
+    evaluations.generator.save(folder)
+    before = evaluations.before
+    write_model_card(folder, evaluations.spec, summary, before, after, is_best=is_best)
 
 
 def write_result(
     spec: JobSpec,
     summary: Mapping[str, Any],
     algorithm: Algorithm,
-    evaluations: Evaluations,
+    evaluations: Evaluations | None,
     folder: RunFolder,
     tracker: Tracker,
 ) -> None:
@@ -51,19 +50,26 @@ def write_result(
         spec: the resolved job.
         summary: the content of `summary.json`.
         algorithm: whose model it is.
-        evaluations: all that were made.
+        evaluations: all that were made; None for an algorithm of which nothing is evaluated.
         folder: the run's.
         tracker: told of what goes on; an upload that fails is a warning, not an error.
     """
-    tracker.stage("writing the model and the report")
-    before, after = evaluations.before, evaluations.last
-    with folder.folder("model") as path:
-        save_model(path, algorithm, spec, summary, before, after)
+    tracker.stage("writing the result")
+    metrics = read_metrics(folder)
+    if evaluations is None:
+        if isinstance(algorithm, Generator):
+            with folder.folder("model") as path:
+                algorithm.save(path)
+        write_progress(folder, spec, summary, metrics)
+    else:
+        before, after = evaluations.before, evaluations.last
+        with folder.folder("model") as path:
+            save_model(path, evaluations, summary, after)
+        write_report(folder, evaluations.spec, summary, before, after, metrics)
     folder.write_text("summary.json", json.dumps(finite(summary), indent=2) + "\n")
-    write_report(folder, spec, summary, before, after, read_metrics(folder))
     tracker.result(summary)
-    if spec.push_to_hub is not None:
-        _push(spec.push_to_hub, folder, tracker)
+    if evaluations is not None and evaluations.spec.push_to_hub is not None:
+        _push(evaluations.spec.push_to_hub, folder, tracker)
 
 
 def _push(repository: str, folder: RunFolder, tracker: Tracker) -> None:

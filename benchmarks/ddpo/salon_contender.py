@@ -19,7 +19,7 @@ from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rewards.scorer import RewardScorer
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 
 class SalonContender:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from trainer.spec.job_spec import JobSpec
+from trainer.denoising.job import DenoisingJob
+from trainer.spec.job_spec import class_of
 from trainer.spec.sections import submitting
 
 JOBS = Path("jobs")
@@ -106,7 +107,7 @@ class Run:
         """Names the run's file."""
         return "-".join([self.task, self.variant.lower().replace(" ", ""), str(self.seed)])
 
-    def spec(self) -> JobSpec:
+    def spec(self) -> DenoisingJob:
         """The job, with as many iterations as `queries` rewards pay for.
 
         Raises:
@@ -119,7 +120,7 @@ class Run:
                 f"{self.queries} queries are no whole number of iterations of {samples} samples"
             )
         job |= {"seed": self.seed, "iterations": self.queries // samples}
-        return JobSpec.model_validate(job, context=submitting([Path.cwd()]))
+        return class_of(job).model_validate(job, context=submitting([Path.cwd()]))
 
 
 def runs_of(study: str, seeds: int, queries: int) -> list[Run]:

@@ -12,10 +12,10 @@ from benchmarks.fidelity.studies import STRIDE, WATCHED, Run
 from salon.numbers import finite
 from trainer.algorithm import Algorithm
 from trainer.ddpo.algorithm import DDPO
+from trainer.denoising.job import DenoisingJob
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.evaluation.held_out import evaluate
 from trainer.rwr.algorithm import RWR
-from trainer.spec.job_spec import JobSpec
 from trainer.spec.sections import EvaluationSpec
 
 
@@ -74,7 +74,7 @@ def perform(run: Run, samples: int) -> dict[str, Any]:
     }
 
 
-def _algorithm(spec: JobSpec, jury: Jury) -> Algorithm:
+def _algorithm(spec: DenoisingJob, jury: Jury) -> Algorithm:
     diffusion = Diffusion.load(spec.model, "cuda" if torch.cuda.is_available() else "cpu")
     kind = DDPO if spec.algorithm.name == "ddpo" else RWR
     return kind(

@@ -34,9 +34,11 @@ class CheckedSpec:
         shown = dict(self.changed)
         # A default too, but of the two it is the one that says what the rest means.
         shown["algorithm"] = {"name": self.resolved["algorithm"]["name"], **shown["algorithm"]}
-        shown["prompts"] = _count(self.resolved["prompts"])
-        prompts = _count(self.resolved["evaluation"]["prompts"])
-        shown["evaluation"] = {**shown["evaluation"], "prompts": prompts}
+        if "prompts" in shown:
+            shown["prompts"] = _count(shown["prompts"])
+        if "prompts" in shown.get("evaluation", {}):
+            prompts = _count(shown["evaluation"]["prompts"])
+            shown["evaluation"] = {**shown["evaluation"], "prompts": prompts}
         return shown
 
 
@@ -72,10 +74,9 @@ def check(
     """
     # The one thing above the ground floor this command knows, and only to check a spec early.
     from trainer.spec.file import load_spec  # noqa: PLC0415
-    from trainer.spec.job_spec import check_inputs  # noqa: PLC0415
 
     spec = load_spec(path, list(overrides))
-    check_inputs(spec, settings, here=here)
+    spec.check_inputs(settings, here=here)
     changed = spec.model_dump(mode="json", exclude_defaults=True)
     return CheckedSpec(spec.name, spec.model_dump(mode="json"), changed)
 

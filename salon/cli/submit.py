@@ -158,9 +158,9 @@ def _check_all(
 def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None:
     """Say what is submitted, and which of its rewards nobody scores."""
     open_store(settings)
-    if not checked.resolved["allow_stand_ins"]:
-        targets = known_targets(settings)
-        check_stand_ins(checked.resolved["model"], checked.rewards, targets, settings.security)
+    model = checked.resolved.get("model")
+    if model is not None and not checked.resolved["allow_stand_ins"]:
+        check_stand_ins(model, checked.rewards, known_targets(settings), settings.security)
     served = served_rewards(create_app(settings))
     refuse_misspelt(checked.rewards, settings.reward_targets.keys() | served)
     for reward in sorted(set(checked.rewards) - served):
@@ -170,8 +170,7 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
             style="yellow",
             soft_wrap=True,
         )
-    model = Path(checked.resolved["model"])
-    if not (model.is_absolute() or model.is_dir()):
+    if model is not None and not (Path(model).is_absolute() or Path(model).is_dir()):
         screen.print(
             f"model {model} is no folder here: it is taken for an id of the Hugging Face hub",
             style="yellow",

@@ -16,7 +16,7 @@ from salon.jobs.store import Job, JobState
 from salon.settings import Settings
 from salon.stack.local_services import LOCAL_SERVICES
 from trainer.evaluation.held_out import Evaluation, effects
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.job_spec import read_record
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -44,7 +44,7 @@ def test_the_record_on_the_page_has_the_fields_of_a_record():
 
 
 def test_the_result_on_the_page_has_the_fields_of_a_result():
-    spec = JobSpec.model_validate(
+    spec = read_record(
         {
             "name": "x",
             "model": "x",

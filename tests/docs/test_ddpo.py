@@ -10,11 +10,10 @@ import pytest
 import yaml
 
 from salon import RewardClient
-from trainer.ddpo.config import DDPOConfig
+from trainer.ddpo.config import DDPOConfig, DDPOJob
 from trainer.denoising.config import DenoisingConfig
+from trainer.options import PAGES, render
 from trainer.spec.file import load_spec
-from trainer.spec.job_spec import JobSpec
-from trainer.spec.options import PAGES, render
 from trainer.spec.prompts.sets import set_names
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -87,14 +86,14 @@ def test_the_result_is_loaded_as_shown(monkeypatch):
 @pytest.mark.parametrize("name", PAGES)
 def test_the_tables_of_options_are_those_of_the_code(name):
     page = (DOCS / name).read_text(encoding="utf-8")
-    assert render(page) == page, "run python -m trainer.spec.options"
+    assert render(page) == page, "run python -m trainer.options"
 
 
 def test_the_table_of_sources_has_every_hyperparameter_of_ddpo():
     named = {
         key for row in rows("Where each value comes from") for key in re.findall(r"`(\w+)`", row[0])
     }
-    fields = {*DDPOConfig.model_fields} | {*JobSpec.model_fields}
+    fields = {*DDPOConfig.model_fields} | {*DDPOJob.model_fields}
     assert named <= fields
     assert {*DDPOConfig.model_fields} - {*DenoisingConfig.model_fields} - {"name"} <= named
 

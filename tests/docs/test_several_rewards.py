@@ -9,7 +9,7 @@ import yaml
 from salon.errors import InvalidRequest
 from salon.settings import Settings
 from salon.stack.local_services import LOCAL_SERVICES
-from trainer.spec.job_spec import JobSpec, check_inputs
+from trainer.spec.job_spec import read_record
 
 PAGE = Path(__file__).parents[2] / "docs" / "several-rewards.md"
 TABLE = PAGE.parent / "rewards" / "README.md"
@@ -24,7 +24,7 @@ def spec_with(part):
         "algorithm": {"name": "ddpo"},
         "evaluation": {"prompts": ["a dog"]},
     }
-    return JobSpec.model_validate(rest | part)
+    return read_record(rest | part)
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_the_examples_are_valid(examples):
         ("l2", 0.0),
     ]
     for spec in examples:
-        check_inputs(spec, Settings())
+        spec.check_inputs(Settings())
 
 
 def accepts(entry):
     try:
-        check_inputs(spec_with({"rewards": [entry]}), Settings())
+        spec_with({"rewards": [entry]}).check_inputs(Settings())
     except InvalidRequest:
         return False
     return True

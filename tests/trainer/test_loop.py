@@ -13,7 +13,7 @@ from salon.errors import InvalidRequest
 from salon.jobs.lease import acquire
 from salon.jobs.store import JobStore
 from tests.fixtures.finished_run import finished_run
-from trainer.algorithm import Preview, State
+from trainer.algorithm import Preview, State, Step
 from trainer.evaluation.evaluations import Evaluations
 from trainer.loop import Loop
 from trainer.rewards.scorer import ScoredBatch
@@ -22,7 +22,7 @@ from trainer.runtime.checkpoints import Checkpoints
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.runtime.metrics_file import read_metrics
 from trainer.runtime.run_folder import RunFolder
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.job_spec import read_record
 from trainer.spec.stopping import StopRule
 from trainer.tracking.tracker import Tracker
 
@@ -48,8 +48,7 @@ class Counter:
             self._interrupt.check()
             self.weight += self.step_size / 2
         self._steps += 1
-        numbers = {"samples": 4.0, "reward_wait_seconds": 0.0, "weight": float(self.weight)}
-        return numbers | self.measured
+        return Step(4, 0.0, {"weight": float(self.weight)} | self.measured)
 
     def generate(self, prompts, seeds):
         self.generated.append(self._steps)
@@ -85,7 +84,7 @@ def make_spec(**changes):
     values = finished_run(iterations=6).spec.model_dump(mode="json")
     values["evaluation"] |= {"samples": 4, "batch_size": 4, "every": 2, "kl": True}
     values["evaluation"] |= changes.pop("evaluation", {})
-    return JobSpec.model_validate(values | {"checkpoint_every": 100} | changes)
+    return read_record(values | {"checkpoint_every": 100} | changes)
 
 
 class Attempts:

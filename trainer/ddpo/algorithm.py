@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.algorithm import Metrics, State
+from trainer.algorithm import Metrics, State, Step
+from trainer.context import Context
 from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
-from trainer.ddpo.config import DDPOConfig
+from trainer.ddpo.config import DDPOConfig, DDPOJob
 from trainer.ddpo.timesteps import chosen_timesteps
 from trainer.ddpo.update import Share, UpdateStatistics, accumulate_gradient
-from trainer.denoising.algorithm import DenoisingAlgorithm
+from trainer.denoising.algorithm import DenoisingAlgorithm, load_generator
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.rollout import Rollout, RolloutInFlight
 from trainer.denoising.shares import stratified_shares
@@ -23,7 +24,7 @@ from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
 from trainer.runtime.seeds import generator
 from trainer.runtime.statistics import sample_std
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 IN_FLIGHT = "in_flight."
 """Prefix of a checkpoint's tensors that are of a rollout rather than of the model."""
@@ -79,7 +80,7 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
             config.per_prompt_buffer, config.per_prompt_min_count, config.advantage_clip
         )
 
-    def step(self) -> Metrics:
+    def step(self) -> Step:
         """One iteration: sample, score, update.
 
         See `DenoisingAlgorithm.step`.
@@ -102,17 +103,15 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         updates = list(self._updates(rollout, advantages))
         metrics = {
             **reward_metrics(rewards, rollout.per_reward),
-            "samples": float(len(rewards)),
             "dropped": float(rollout.dropped),
             "advantage_mean": float(advantages.mean()),
             "advantage_std": sample_std(advantages),
             **self._update_metrics(updates),
             "sampling_seconds": (ahead or rollout).sampling_seconds,
-            "reward_wait_seconds": rollout.reward_wait_seconds,
+            "update_seconds": time.perf_counter() - start,
         }
-        metrics["update_seconds"] = time.perf_counter() - start
         self._iteration += 1
-        return metrics
+        return Step(len(rewards), rollout.reward_wait_seconds, metrics)
 
     def _advantages(
         self, prompts: Sequence[str], rewards: NDArray[np.float64]
@@ -219,3 +218,19 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         if "in_flight" in kept:
             paths = {name.removeprefix(IN_FLIGHT): tensors[name] for name in tensors.keys() - own}
             self._ahead = self._collector.resume(paths, *kept["in_flight"])
+
+
+def build(spec: DDPOJob, context: Context) -> DDPO:
+    """The algorithm of a job, with what its process gives it."""
+    return DDPO(
+        load_generator(spec, context),
+        spec.algorithm,
+        spec.prompts,
+        spec.rewards,
+        context.scorer([reward.name for reward in spec.rewards]),
+        spec.seed,
+        ranks=context.ranks,
+        keep_reference=spec.evaluation.kl and context.ranks.first,  # which alone evaluates
+        interrupt=context.interrupt,
+        debug=context.debug,
+    )

@@ -1,10 +1,12 @@
 """Hyperparameters of DDPO, checked before a job is queued; imports no torch."""
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.denoising.config import DenoisingConfig, require_multiple
+from trainer.denoising.job import DenoisingJob
 
 
 def _default_updates(fields: dict[str, Any]) -> int:
@@ -84,6 +86,11 @@ class DDPOConfig(DenoisingConfig):
         "all of the iteration's samples; 16 in both implementations.",
     )
 
+    @property
+    def compares_within_prompts(self) -> bool:
+        """See `SamplingConfig.compares_within_prompts`."""
+        return self.advantages == "group"
+
     @model_validator(mode="after")
     def _counts_fit_together(self) -> Self:
         require_multiple(self, "updates_per_iteration")
@@ -106,3 +113,16 @@ class DDPOConfig(DenoisingConfig):
                     f"{needed}, or take estimator: importance"
                 )
         return self
+
+
+class DDPOJob(DenoisingJob):
+    """A job of DDPO."""
+
+    builder: ClassVar[str] = "trainer.ddpo.algorithm:build"
+    health: ClassVar[Mapping[str, str]] = {
+        "approx_kl": "½ (log ratio)², how far an update moves the policy",
+        "clipfrac": "share of steps whose ratio left the clip range",
+        **DenoisingJob.health,
+    }
+
+    algorithm: DDPOConfig

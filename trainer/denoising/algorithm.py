@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
-from trainer.algorithm import Metrics, Preview, State
+from trainer.algorithm import Preview, State, Step
+from trainer.context import Context
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.finetuner import Finetuner
+from trainer.denoising.job import DenoisingJob
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.rollout import Collector
 from trainer.rewards.scorer import RewardScorer
@@ -18,11 +21,13 @@ from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
 from trainer.spec.sections import RewardSpec
 
+log = structlog.get_logger()
+
 ConfigT = TypeVar("ConfigT", bound=DenoisingConfig)
 
 
 class DenoisingAlgorithm(ABC, Generic[ConfigT]):
-    """A `trainer.algorithm.Algorithm` but for its `step`.
+    """A `trainer.algorithm.Algorithm` but for its `step`, and a `Generator`, and `Divergent`.
 
     Args:
         diffusion: the generator; gets adapters if the config says so.
@@ -80,7 +85,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         )
 
     @abstractmethod
-    def step(self) -> Metrics:
+    def step(self) -> Step:
         """One iteration: sample, score, update.
 
         Nothing changes before all rewards are there: an exception raised while waiting for them
@@ -124,3 +129,17 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         """
         self._finetuner.optimization.restore(state["tensors"])
         self._iteration = state["state"]["iteration"]
+
+
+def load_generator(spec: DenoisingJob, context: Context) -> Diffusion:
+    """The pipeline that a job names, once its prompts were read as its text encoders read them.
+
+    Raises:
+        InvalidRequest: it cannot be trained, or a held-out prompt is a training prompt to it.
+    """
+    log.info("loading", model=spec.model, ranks=context.ranks.count)
+    context.stage(f"loading {spec.model}")
+    diffusion = Diffusion.load(spec.model, context.ranks.device)
+    for text in diffusion.prompt_reader.check(spec.prompts, spec.evaluation.prompts):
+        context.warn(text)
+    return diffusion

@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trainer.spec.rewarded_job import SamplingConfig
+from trainer.spec.sections import Section
 
 
-class LoraConfig(BaseModel):
+class LoraConfig(Section):
     """Low-rank adapters on the UNet's attention (Hu et al. 2021, arXiv 2106.09685)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(4, ge=1, description="Rank r of each adapter; 4 as in TRL's DDPO trainer.")
     alpha: float = Field(
@@ -43,14 +44,12 @@ def _default_learning_rate(fields: dict[str, Any]) -> float:
     return 1e-5 if fields.get("lora") is None else 3e-4
 
 
-class DenoisingConfig(BaseModel):
+class DenoisingConfig(SamplingConfig):
     """How samples are drawn and how a UNet is trained on them; "paper" is Black et al. 2023.
 
     Where the paper is silent the default is that of the authors' code: `jannerm/ddpo`
     (`config/base.py`) or its PyTorch successor `kvablack/ddpo-pytorch` (`config/base.py`).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     samples_per_iteration: int = Field(
         256, ge=1, description="Images sampled and scored per iteration; paper D.1."
@@ -133,6 +132,11 @@ class DenoisingConfig(BaseModel):
     compile: bool = Field(
         False, description="torch.compile the UNet, on a GPU: minutes once, then faster."
     )
+
+    @property
+    def batches(self) -> int:
+        """Of `sample_batch_size` samples, in an iteration."""
+        return self.samples_per_iteration // self.sample_batch_size
 
     @model_validator(mode="after")
     def _batches_fill_an_iteration(self) -> Self:

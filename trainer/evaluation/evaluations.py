@@ -10,12 +10,12 @@ from typing import Any
 
 import structlog
 
-from trainer.algorithm import Algorithm
+from trainer.algorithm import Generator
 from trainer.evaluation.diversity import ImageEmbedder
 from trainer.evaluation.held_out import Evaluation, effects, evaluate, version_warnings
 from trainer.rewards.scorer import RewardScorer
 from trainer.runtime.run_folder import RunFolder
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.rewarded_job import RewardedJob
 from trainer.spec.stopping import Stop, stop_of
 
 log = structlog.get_logger()
@@ -42,8 +42,8 @@ class Evaluations:
 
     Args:
         spec: the job.
-        algorithm: what is evaluated.
-        scorer: knows all rewards that are evaluated.
+        generator: what is evaluated.
+        scorer: knows all rewards that are evaluated; None on a rank that does not `run` them.
         folder: the run's.
         embedder: measures diversity, if the spec asks for it.
         check: what it raises ends an evaluation between two batches.
@@ -51,15 +51,15 @@ class Evaluations:
 
     def __init__(
         self,
-        spec: JobSpec,
-        algorithm: Algorithm,
-        scorer: RewardScorer,
+        spec: RewardedJob,
+        generator: Generator,
+        scorer: RewardScorer | None,
         folder: RunFolder,
         embedder: ImageEmbedder | None,
         check: Callable[[], None],
     ) -> None:
-        self._spec = spec
-        self._algorithm = algorithm
+        self.spec = spec
+        self.generator = generator
         self._scorer = scorer
         self._folder = folder
         self._embedder = embedder
@@ -95,7 +95,7 @@ class Evaluations:
     def stop(self) -> Stop | None:
         """Whether one of the rules ends the training."""
         history = [(number, self._done[number].metrics) for number in sorted(self._done)]
-        return stop_of(self._spec.stop_when, history)
+        return stop_of(self.spec.stop_when, history)
 
     @property
     def before(self) -> Evaluation:
@@ -115,7 +115,7 @@ class Evaluations:
         """What `summary.json` says of them: before against after, and what happened between."""
         before, after = self.before, self.last
         return {
-            **effects(self._spec, before, after),
+            **effects(self.spec, before, after),
             "evaluations": self.history(),
             "stop": None if self.stop is None else asdict(self.stop),
             "best": None if self.best is None else asdict(self.best),
@@ -126,8 +126,8 @@ class Evaluations:
 
     def due(self, iteration: int) -> bool:
         """Whether the model is to be evaluated after so many iterations."""
-        every = self._spec.evaluation.every
-        ends = iteration in (0, self._spec.iterations)
+        every = self.spec.evaluation.every
+        ends = iteration in (0, self.spec.iterations)
         return ends or (every is not None and iteration % every == 0)
 
     def known(self, iteration: int) -> bool:
@@ -146,19 +146,21 @@ class Evaluations:
         """
         if self.known(iteration):
             return self._done[iteration]
+        if self._scorer is None:
+            raise RuntimeError("evaluated by another rank")
         evaluation = evaluate(
-            self._algorithm, self._scorer, self._spec.evaluation, self._embedder, self._check
+            self.generator, self._scorer, self.spec.evaluation, self._embedder, self._check
         )
         self._done[iteration] = evaluation
         self._keep_if_best(iteration, save)
-        if iteration not in (0, self._spec.iterations) and self.stop is None:
+        if iteration not in (0, self.spec.iterations) and self.stop is None:
             self._done[iteration] = evaluation.without_images()
         # Last: what is known was compared with the best, even if its attempt died here.
         self._done[iteration].save(self._folder, f"evaluation/{iteration:06d}.safetensors")
         return evaluation
 
     def _keep_if_best(self, iteration: int, save: Callable[[Path, Evaluation], None]) -> None:
-        metric = self._spec.evaluation.keep_best
+        metric = self.spec.evaluation.keep_best
         evaluation = self._done[iteration]
         if metric is None or metric not in evaluation.metrics or iteration == 0:
             return

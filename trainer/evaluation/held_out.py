@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from salon.errors import InvalidRequest
 from salon.numbers import is_number
-from trainer.algorithm import Algorithm, Metrics
+from trainer.algorithm import Divergent, Generator, Metrics
 from trainer.evaluation.diversity import ImageEmbedder, mean_pairwise_distance
 from trainer.rewards.scorer import RewardScorer, Scale
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.statistics import compare, sample_std
-from trainer.spec.job_spec import EvaluationSpec, JobSpec
+from trainer.spec.rewarded_job import RewardedJob
+from trainer.spec.sections import EvaluationSpec
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Evaluation:
 
 
 def evaluate(
-    algorithm: Algorithm,
+    generator: Generator,
     scorer: RewardScorer,
     spec: EvaluationSpec,
     embedder: ImageEmbedder | None = None,
@@ -102,7 +104,7 @@ def evaluate(
     """Generate and score the evaluation samples: prompt i with seed i, prompts in turn.
 
     Args:
-        algorithm: generates them, and gives their divergence from the base model if `spec.kl`.
+        generator: makes them, and is `Divergent` if `spec.kl`.
         scorer: knows the rewards of training and those of evaluation alone.
         spec: how many of what.
         embedder: measures their diversity.
@@ -110,20 +112,21 @@ def evaluate(
     """
     prompts = [spec.prompts[i % len(spec.prompts)] for i in range(spec.samples)]
     seeds = list(range(spec.samples))
+    divergent = divergent_of(generator, spec)
     images, futures, divergences = [], [], []
     for start in range(0, spec.samples, spec.batch_size):
         part = slice(start, start + spec.batch_size)
         check()
-        batch = algorithm.generate(prompts[part], seeds[part])
+        batch = generator.generate(prompts[part], seeds[part])
         images.append(batch)
         futures.append(scorer.submit(batch, prompts[part]))
-        if spec.kl:
+        if divergent is not None:
             check()
-            divergences.append(algorithm.kl(prompts[part], seeds[part]))
+            divergences.append(divergent.kl(prompts[part], seeds[part]))
     measures = {}
     if embedder is not None:
         measures["diversity"] = mean_pairwise_distance(embedder.embed(np.concatenate(images)))
-    if spec.kl:
+    if divergences:
         measures["kl"] = float(np.concatenate(divergences).mean())
     scored = [future.result() for future in futures]
     scores = {
@@ -140,7 +143,20 @@ def evaluate(
     return Evaluation(prompts, seeds, pictures, scores, versions, measures, stand_ins, scales)
 
 
-def effects(spec: JobSpec, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def divergent_of(generator: Generator, spec: EvaluationSpec) -> Divergent | None:
+    """Who gives the divergence from the base model; None where it is not measured.
+
+    Raises:
+        InvalidRequest: it is to be measured, and this generator cannot tell.
+    """
+    if not spec.kl:
+        return None
+    if not isinstance(generator, Divergent):
+        raise InvalidRequest("evaluation.kl: this algorithm knows no divergence: leave it out")
+    return generator
+
+
+def effects(spec: RewardedJob, before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """`rewards` and `eval_rewards` of a summary: what training did to each, and how to read it.
 
     Beside what `compare` gives, the `unit` of the scores; and which way is `better`, higher or

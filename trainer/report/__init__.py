@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.evaluation.held_out import Evaluation
-from trainer.report.page import render_page
+from trainer.report.page import render_page, render_progress
 from trainer.report.slide import draw_slide
 from trainer.runtime.run_folder import RunFolder
 from trainer.spec.job_spec import JobSpec
+from trainer.spec.rewarded_job import RewardedJob
 
-__all__ = ["write_report"]
+__all__ = ["write_progress", "write_report"]
 
 
 def write_report(
     folder: RunFolder,
-    spec: JobSpec,
+    spec: RewardedJob,
     summary: Mapping[str, Any],
     before: Evaluation,
     after: Evaluation,
@@ -34,3 +35,13 @@ def write_report(
     figure = draw_slide(summary, before, after, metrics)
     with folder.file("report.png") as path:
         figure.savefig(path, format="png")
+
+
+def write_progress(
+    folder: RunFolder,
+    spec: JobSpec,
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the page of a run that evaluated nothing; arguments as above."""
+    folder.write_text("report.html", render_progress(spec, summary, metrics))

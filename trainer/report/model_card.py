@@ -9,13 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from salon.numbers import duration, plain
-from salon.stand_ins import is_stand_in
 from trainer.evaluation.held_out import Evaluation
 from trainer.report.pictures import COLOURS, Box, draw_pictures, write
 from trainer.report.results import NORMALIZATIONS, Result
 from trainer.report.watch import notes, table, written
 from trainer.spec.dotted import dotted
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.rewarded_job import RewardedJob
 
 PICTURE = "before_after.png"
 PICTURES_SHOWN = 8
@@ -23,7 +22,7 @@ PICTURES_SHOWN = 8
 
 def write_model_card(
     folder: Path,
-    spec: JobSpec,
+    spec: RewardedJob,
     summary: Mapping[str, Any],
     before: Evaluation,
     after: Evaluation,
@@ -49,11 +48,16 @@ def write_model_card(
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
+    example = spec.evaluation.prompts[0]
+    how_to_load = ""
+    if spec.how_to_load is not None:
+        template = environment.from_string(spec.how_to_load.read_text(encoding="utf-8"))
+        how_to_load = template.render(spec=spec, example=example).rstrip()
     results = Result.all_of(summary)
     best = summary["best"] if is_best else None
     shown = min(PICTURES_SHOWN, len(before.prompts))
     card = environment.get_template("model_card.md.j2").render(
-        front_matter=yaml.safe_dump(_front_matter(spec), sort_keys=False, allow_unicode=True),
+        front_matter=yaml.safe_dump(spec.front_matter(), sort_keys=False, allow_unicode=True),
         spec=spec,
         summary=summary,
         best=best,
@@ -72,28 +76,10 @@ def write_model_card(
         },
         picture=PICTURE,
         shown=shown,
-        example=spec.evaluation.prompts[0],
+        how_to_load=how_to_load,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     _draw_before_after(results, before, after, shown).savefig(folder / PICTURE, format="png")
-
-
-def _front_matter(spec: JobSpec) -> dict[str, Any]:
-    """What https://huggingface.co/docs/hub/model-cards#model-card-metadata lists."""
-    fields: dict[str, Any] = {
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": ["diffusers", "reinforcement-learning", spec.algorithm.name],
-    }
-    if is_stand_in(spec.model):  # what is made of one is one
-        fields["stand_in"] = True
-    if spec.algorithm.lora is not None:
-        fields["tags"].append("lora")
-    # The hub takes ids of its own models alone; a local folder is named in the text.
-    if not Path(spec.model).is_absolute():
-        fields["base_model"] = spec.model
-        fields["base_model_relation"] = "finetune" if spec.algorithm.lora is None else "adapter"
-    return fields
 
 
 def _code(text: object) -> str:

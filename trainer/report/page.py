@@ -18,17 +18,11 @@ from trainer.report.pictures import SMALL_PICTURE, spread_over
 from trainer.report.results import MARKS, NORMALIZATIONS, Result, Verdict
 from trainer.report.watch import notes, watched
 from trainer.spec.job_spec import JobSpec
+from trainer.spec.rewarded_job import RewardedJob
 
 PAIRS_SHOWN = 64
 PAIRS_OPEN = 16
 
-HEALTH = {
-    "approx_kl": "½ (log ratio)², how far an update moves the policy",
-    "clipfrac": "share of steps whose ratio left the clip range",
-    "effective_samples": "so many samples of equal weight would say as much as the weighted ones",
-    "grad_norm": "gradient norm before it is scaled down",
-    "reward_wait_fraction": "share of time spent waiting for rewards",
-}
 _HERE = Path(__file__).parent
 
 
@@ -60,7 +54,7 @@ class Section:
 
 
 def render_page(
-    spec: JobSpec,
+    spec: RewardedJob,
     summary: Mapping[str, Any],
     before: Evaluation,
     after: Evaluation,
@@ -91,7 +85,25 @@ def render_page(
         sections=[_section(result, before, after, metrics) for result in results],
         notes=notes(summary, spec.iterations),
         watched=watched(summary),
-        health=_health(metrics),
+        health=_health(spec, metrics),
+        resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+
+
+def render_progress(
+    spec: JobSpec, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> str:
+    """The page of a run that evaluated nothing: what its iterations measured."""
+    known = {"iteration", "time", "samples", *spec.health}
+    names = dict.fromkeys(name for entry in metrics for name in entry)
+    curves = [(name, _series(metrics, name)) for name in names if name not in known]
+    return render(
+        "progress.html.j2",
+        spec=spec,
+        summary=summary,
+        facts=_facts(summary),
+        curves=[(name, drawn) for name, drawn in curves if drawn is not None],
+        health=_health(spec, metrics),
         resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
 
@@ -110,7 +122,7 @@ def render(template: str, **shown: Any) -> str:
     return environment.get_template(template).render(script_digest=digest, **shown)
 
 
-def _total(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> Curve | None:
+def _total(spec: RewardedJob, metrics: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The curve of a sum of several rewards; once normalised its mean is 0 in every iteration."""
     if len(spec.rewards) == 1 or any(reward.normalize != "none" for reward in spec.rewards):
         return None
@@ -190,6 +202,6 @@ def _series(
     )
 
 
-def _health(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Curve]]:
-    curves = [(name, meaning, _series(metrics, name)) for name, meaning in HEALTH.items()]
+def _health(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Curve]]:
+    curves = [(name, meaning, _series(metrics, name)) for name, meaning in spec.health.items()]
     return [(name, meaning, drawn) for name, meaning, drawn in curves if drawn is not None]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trainer.algorithm import Metrics
 from trainer.runtime.statistics import has_spread, sample_std
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 # Added to a standard deviation, as in the authors' code of GDPO, so that scores which hardly differ
 # say little.

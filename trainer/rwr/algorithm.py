@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.algorithm import Metrics
-from trainer.denoising.algorithm import DenoisingAlgorithm
+from trainer.algorithm import Step
+from trainer.context import Context
+from trainer.denoising.algorithm import DenoisingAlgorithm, load_generator
 from trainer.denoising.rollout import Rollout
 from trainer.denoising.shares import stratified_shares
 from trainer.rewards.weighting import reward_metrics, weighted_sum
 from trainer.runtime.seeds import generator
-from trainer.rwr.config import RWRConfig
+from trainer.rwr.config import RWRConfig, RWRJob
 from trainer.rwr.update import accumulate_gradient
 from trainer.rwr.weights import (
     Weights,
@@ -40,7 +41,7 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
 
     whole_paths = False
 
-    def step(self) -> Metrics:
+    def step(self) -> Step:
         """One iteration: sample, score, update. See `DenoisingAlgorithm.step`."""
         rollout = self._collector.collect(self._iteration)
         rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)
@@ -51,7 +52,6 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
         self._ranks.sum_([losses])
         metrics = {
             **reward_metrics(rewards, rollout.per_reward),
-            "samples": float(len(rewards)),
             "dropped": float(rollout.dropped),
             "kept_samples": float(np.count_nonzero(weights)),
             "effective_samples": effective_samples(weights),
@@ -60,11 +60,10 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
             "loss": float(losses.mean()),
             "grad_norm": float(norms.mean()),
             "sampling_seconds": rollout.sampling_seconds,
-            "reward_wait_seconds": rollout.reward_wait_seconds,
+            "update_seconds": time.perf_counter() - start,
         }
-        metrics["update_seconds"] = time.perf_counter() - start
         self._iteration += 1
-        return metrics
+        return Step(len(rewards), rollout.reward_wait_seconds, metrics)
 
     def _weights(self, rewards: NDArray[np.float64], prompts: Sequence[str]) -> Weights:
         config = self._config
@@ -100,3 +99,18 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
                     random=generator(*key, number),
                 )
                 yield loss, self._finetuner.optimization.apply_gradient()
+
+
+def build(spec: RWRJob, context: Context) -> RWR:
+    """The algorithm of a job, with what its process gives it."""
+    return RWR(
+        load_generator(spec, context),
+        spec.algorithm,
+        spec.prompts,
+        spec.rewards,
+        context.scorer([reward.name for reward in spec.rewards]),
+        spec.seed,
+        ranks=context.ranks,
+        keep_reference=spec.evaluation.kl and context.ranks.first,  # which alone evaluates
+        interrupt=context.interrupt,
+    )

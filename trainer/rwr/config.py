@@ -1,10 +1,12 @@
 """Hyperparameters of reward-weighted regression; imports no torch."""
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.denoising.config import DenoisingConfig
+from trainer.denoising.job import DenoisingJob
 
 INVERSE_TEMPERATURE, PERCENTILE = 0.2, 0.9
 
@@ -74,3 +76,15 @@ class RWRConfig(DenoisingConfig):
                 f"{self.weighting}: leave it out, or set weighting: {other}"
             )
         return self
+
+
+class RWRJob(DenoisingJob):
+    """A job of RWR."""
+
+    builder: ClassVar[str] = "trainer.rwr.algorithm:build"
+    health: ClassVar[Mapping[str, str]] = {
+        "effective_samples": "so many samples of equal weight would say as much as the weighted",
+        **DenoisingJob.health,
+    }
+
+    algorithm: RWRConfig

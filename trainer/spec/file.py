@@ -1,26 +1,22 @@
 """A job spec as a file: read, with overrides, and what is wrong with it in words. No torch here."""
 
-import difflib
-import re
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from salon.errors import InvalidRequest
-from trainer.denoising.config import LoraConfig
+from trainer.algorithms import AlgorithmUnusable, hint, job_class, names
 from trainer.spec import overrides as command_line
-from trainer.spec.job_spec import ALGORITHMS, EvaluationSpec, JobSpec, RewardSpec, hint
-from trainer.spec.places import find, looked_for
+from trainer.spec.job_spec import JobSpec, class_of
+from trainer.spec.places import find
 from trainer.spec.prompts.sources import is_named
-from trainer.spec.reference import read_reference
 from trainer.spec.sections import submitting
-from trainer.spec.stopping import StopRule
 from trainer.spec.yaml import YamlError, parse
 
 MAX_BYTES = 16 * 1024 * 1024
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
 
 
 def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
@@ -36,26 +32,37 @@ def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
     """
     values = _read(path)
     folders = (path.absolute().parent, Path.cwd())
-    _locate(_with_names(values), folders)
-    for override in overrides:
-        command_line.apply(values, override)
-    # What was typed in the working folder is first meant from there.
-    _locate(_with_names(values), folders[::-1])
+    meant = _overridden(copy.deepcopy(values), overrides)
     try:
-        spec = JobSpec.model_validate(values, context=submitting(folders))
+        kind = class_of(meant)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error}") from None
+    _locate(_with_names(values), kind.paths, folders)
+    values = _overridden(values, overrides)
+    # What was typed in the working folder is first meant from there.
+    _locate(values, kind.paths, folders[::-1])
+    try:
+        spec = kind.model_validate(values, context=submitting(folders))
     except ValidationError as error:
         problems = [
-            _explain(problem)
+            _explain(problem, kind, meant["algorithm"]["name"])
             for problem in error.errors()
             # Said of a default that depends on a field for which there is an error already.
             if problem["type"] != "default_factory_not_called"
         ]
     else:
-        problems = [*_missing(spec, folders)]
+        problems = [*spec.missing(folders)]
     if problems:
         lines = "\n".join(problems)
         raise InvalidRequest(f"{path}:\n{lines}" if "\n" in lines else f"{path}: {lines}")
     return spec
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    values = _with_names(values)
+    for override in overrides:
+        command_line.apply(values, override)
+    return _with_names(values)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -86,79 +93,41 @@ def _with_names(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _locate(values: dict[str, Any], folders: Sequence[Path]) -> None:
+def _locate(values: dict[str, Any], paths: Sequence[str], folders: Sequence[Path]) -> None:
     """Make the paths absolute of what is there; the rest is a hub id, a set, or missing."""
-    rewards, evaluation = values.get("rewards"), values.get("evaluation")
-    entries = rewards if isinstance(rewards, list) else []
-    for section, keys in (
-        (values, ("model", "prompts")),
-        (evaluation, ("diversity_model", "prompts")),
-        *((entry, ("reference",)) for entry in entries),
-    ):
-        for key in keys:
-            text = section.get(key) if isinstance(section, dict) else None
+    for path in paths:
+        *sections, key = path.split(".")
+        for section in _sections(values, sections):
+            text = section.get(key)
             if not isinstance(text, str) or not text or (key == "prompts" and is_named(text)):
                 continue
             if found := find(text, folders):
                 section[key] = str(found)
 
 
-def _missing(spec: JobSpec, folders: Sequence[Path]) -> Iterator[str]:
-    """Of what lies in no folder: a reference that is no picture, a model that is no hub id."""
-    for i, reward in enumerate(spec.rewards):
-        if reward.reference is None:
-            continue
-        if not Path(reward.reference).is_absolute():
-            places = looked_for(reward.reference, folders)
-            yield (
-                f"rewards.{i}.reference: cannot read reference {reward.reference}: No such file; "
-                f"looked for {places}"
-            )
-            continue
-        try:
-            read_reference(reward.reference)
-        except InvalidRequest as error:
-            yield f"rewards.{i}.reference: {error}"
-    models = {"model": spec.model, "evaluation.diversity_model": spec.evaluation.diversity_model}
-    for key, model in models.items():
-        if model is None or Path(model).is_absolute():
-            continue
-        places = looked_for(model, folders)
-        id_ = _HUB_ID.fullmatch(model)
-        if id_ is None:
-            yield f"{key}: no folder {model!r} (looked for {places}), and a hub id is owner/name"
-        elif near := _resembling(folders, *id_.groups()):
-            yield (
-                f"{key}: no folder {model!r} (looked for {places}), though there is {near}; if it "
-                "is meant as a hub id, submit where there is none so like it"
-            )
+def _sections(values: Any, path: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The mappings at a path; * is every entry of a list."""
+    if not path:
+        if isinstance(values, dict):
+            yield values
+    elif path[0] == "*":
+        for entry in values if isinstance(values, list) else ():
+            yield from _sections(entry, path[1:])
+    elif isinstance(values, dict):
+        yield from _sections(values.get(path[0]), path[1:])
 
 
-def _resembling(folders: Sequence[Path], owner: str, name: str) -> Path | None:
-    """What may have been meant by `owner/name`: it lies in `owner`, and is called much the same.
-
-    A folder that is but called as an organisation on the hub says nothing.
-    """
-    for parent in (folder / owner for folder in folders):
-        names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
-        if near := difflib.get_close_matches(name, names, n=1):
-            return parent / near[0]
-    return None
-
-
-def _explain(problem: Any) -> str:
+def _explain(problem: Mapping[str, Any], kind: type[JobSpec], algorithm: str) -> str:
     location = [part for part in problem["loc"] if part != "function-before"]
-    if location[:1] == ["algorithm"]:
-        del location[1:2]  # pydantic's mark of which algorithm it is; no key of the spec
     key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        return f"{key}: unknown key; {hint(str(location[-1]), known)}"
-    if problem["type"] == "union_tag_not_found":
-        return f"{key}.name: Field required; known: {', '.join(ALGORITHMS)}"
-    if problem["type"] == "union_tag_invalid":
-        name = problem["ctx"]["tag"]
-        return f"{key}.name: no algorithm {name!r}; {hint(name, list(ALGORITHMS))}"
+        *path, name = location
+        if others := [*_others_with(path, str(name), algorithm)]:
+            whose = " and ".join(others)
+            return f"{key}: unknown key; it is one of {whose}, and this is a job of {algorithm}"
+        return (
+            f"{key}: unknown key; {hint(str(name), sorted(_section_at(kind, path).model_fields))}"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{key}: {message}" if key else message
@@ -166,15 +135,29 @@ def _explain(problem: Any) -> str:
     return f"{key}: {message} (got {problem['input']!r:.100}){way_out}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {
-        **ALGORITHMS,
-        "lora": LoraConfig,
-        "evaluation": EvaluationSpec,
-        "rewards": RewardSpec,
-        "stop_when": StopRule,
-    }
-    model: type[BaseModel] = JobSpec
-    for part in location:
-        model = nested.get(str(part), model)
-    return sorted(model.model_fields)
+def _others_with(path: Sequence[str | int], key: str, algorithm: str) -> Iterator[str]:
+    """The other algorithms whose jobs have that key in that section."""
+    for name in names():
+        try:
+            fields = _section_at(job_class(name), path).model_fields
+        except AlgorithmUnusable:  # of no use as a hint; who asks for it is told
+            continue
+        if name != algorithm and key in fields:
+            yield name
+
+
+def _section_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The class of the section at a path; where another kind of job has none, the last there is."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            model = next(iter(_models_in(field.annotation)), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a type speaks of: itself, or those in `list[…]` and `… | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

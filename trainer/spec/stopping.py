@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from salon.numbers import plain
+from trainer.spec.sections import Section
 
 LIMITS = ("drop", "below", "above")
 
 
-class StopRule(BaseModel):
+class StopRule(Section):
     """One reason to stop: a metric beyond one limit, in so many evaluations in a row."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     metric: str = Field(
         description="What evaluation measures: eval/<reward>/mean, eval/diversity or eval/kl."

@@ -9,7 +9,7 @@ import structlog
 from salon.jobs.lease import Lease
 from salon.numbers import significant
 from trainer.algorithm import Metrics, Preview
-from trainer.evaluation.held_out import Evaluation, effects
+from trainer.evaluation.held_out import Evaluation
 from trainer.report.pictures import spread_over
 from trainer.report.results import Result
 from trainer.runtime.interrupt import Interrupted
@@ -80,18 +80,18 @@ class Tracker:
             board.scalars(iteration, metrics)
         self._lease.emit("iteration", {**entry, "iterations": self._spec.iterations})
 
-    def evaluated(self, iteration: int, evaluation: Evaluation, before: Evaluation) -> None:
+    def evaluated(self, iteration: int, evaluation: Evaluation, effects: Mapping[str, Any]) -> None:
         """Note what the model after `iteration` iterations was found to be; once.
 
         Args:
             iteration: how many made the model.
             evaluation: of it.
-            before: that of the model as it came.
+            effects: of training, as `effects` gives them.
         """
         if iteration in self._file.evaluated:
             return
         metrics = evaluation.metrics
-        results = Result.all_of(effects(self._spec, before, evaluation))
+        results = Result.all_of(effects)
         for board in self._boards:
             board.scalars(iteration, metrics)
         # Those of an evaluation that an earlier attempt made are not kept.
@@ -118,7 +118,7 @@ class Tracker:
 
     def result(self, summary: Mapping[str, Any]) -> None:
         """Tell whoever watches what came of it: before, after and effect size of each reward."""
-        told = {key: summary[key] for key in ("rewards", "eval_rewards")}
+        told = {key: summary[key] for key in ("rewards", "eval_rewards") if key in summary}
         self._lease.emit("result", told)
 
     def warn(self, text: str) -> None:

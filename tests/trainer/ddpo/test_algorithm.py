@@ -11,7 +11,7 @@ from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.rewards.scorer import ScoredBatch
 from trainer.rewards.weighting import weighted_sum
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 PROMPTS = ["a", "b", "c"]
 BRIGHTNESS = (RewardSpec(name="brightness"),)
@@ -48,10 +48,11 @@ def submitted(scorer):
 
 
 def test_metrics_of_an_iteration(diffusion, scorer):
-    metrics = make_ddpo(diffusion, scorer).step()
+    step = make_ddpo(diffusion, scorer).step()
+    metrics = step.metrics
     scores = np.concatenate([i.mean(axis=(1, 2, 3)) / 255 for i, _ in scorer.submitted])
     assert [len(images) for images, _ in scorer.submitted] == [4, 4]
-    assert metrics["samples"] == 8
+    assert step.samples == 8
     assert metrics["dropped"] == 0
     assert metrics["reward_mean"] == metrics["rewards/brightness/mean"] == scores.mean()
     assert metrics["reward_std"] == metrics["rewards/brightness/std"] == scores.std(ddof=1)
@@ -65,7 +66,7 @@ def test_metrics_of_an_iteration(diffusion, scorer):
 def test_z_scores_of_two_rewards_go_through_the_statistics_of_their_prompts(diffusion, scorer):
     rewards = two_rewards("zscore")
     ddpo = make_ddpo(diffusion, scorer, rewards=rewards)
-    metrics = ddpo.step()
+    metrics = ddpo.step().metrics
     prompts, scores = submitted(scorer)
     total = weighted_sum(rewards, scores, prompts)
     buffers = ddpo.state_dict()["state"]["rewards"]
@@ -81,7 +82,7 @@ def test_z_scores_of_two_rewards_go_through_the_statistics_of_their_prompts(diff
 def test_group_normalised_rewards_are_the_advantages_without_a_memory(diffusion, scorer):
     rewards = two_rewards("group")
     ddpo = make_ddpo(diffusion, scorer, rewards=rewards)
-    metrics = ddpo.step()
+    metrics = ddpo.step().metrics
     prompts, scores = submitted(scorer)
     total = weighted_sum(rewards, scores, prompts)
     assert metrics["reward_std"] == total.std(ddof=1)
@@ -93,7 +94,7 @@ def test_group_normalised_rewards_are_the_advantages_without_a_memory(diffusion,
 def test_dropped_samples_do_not_enter_the_normalisation(diffusion, scorer):
     scorer.refuse_first = True
     rewards = two_rewards("group")
-    metrics = make_ddpo(diffusion, scorer, rewards=rewards).step()
+    metrics = make_ddpo(diffusion, scorer, rewards=rewards).step().metrics
     prompts, scores = submitted(scorer)
     kept = [i for i in range(8) if i % 4]
     total = weighted_sum(
@@ -107,7 +108,7 @@ def test_training_raises_the_reward(diffusion, scorer):
     ddpo = make_ddpo(diffusion, scorer, samples_per_iteration=32, sample_batch_size=32)
     seeds = range(32)
     before = ddpo.generate(["a"] * 32, seeds).mean()
-    rewards = [ddpo.step()["reward_mean"] for _ in range(12)]
+    rewards = [ddpo.step().metrics["reward_mean"] for _ in range(12)]
     assert rewards[-1] > rewards[0]
     assert ddpo.generate(["a"] * 32, seeds).mean() > before
 
@@ -133,9 +134,10 @@ def test_a_batch_is_submitted_before_the_next_is_sampled(diffusion):
 def test_dropped_samples_are_left_out_of_everything(diffusion, scorer):
     scorer.refuse_first = True
     ddpo = make_ddpo(diffusion, scorer)
-    metrics = ddpo.step()
+    step = ddpo.step()
+    metrics = step.metrics
     kept = np.concatenate([i[1:].mean(axis=(1, 2, 3)) / 255 for i, _ in scorer.submitted])
-    assert metrics["samples"] == 6
+    assert step.samples == 6
     assert metrics["dropped"] == 2
     assert metrics["reward_mean"] == kept.mean()
     buffers = ddpo.state_dict()["state"]["rewards"]

@@ -16,7 +16,7 @@ from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.runtime.ranks import RankFailed, Ranks
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 COMMON = {
     "sample_batch_size": 4,
@@ -56,7 +56,8 @@ def start(pipeline, case, ranks=None):
     return ddpo, scorer
 
 
-def write(folder, name, ddpo, metrics):
+def write(folder, name, ddpo, step):
+    metrics = {"samples": step.samples, **step.metrics}
     state = ddpo.state_dict()
     save_file(state["tensors"], folder / f"{name}.safetensors")
     (folder / f"{name}.json").write_text(json.dumps([state["state"], metrics]))

@@ -24,7 +24,7 @@ def test_sampling_goes_on_while_no_reward_has_come(diffusion, scorer):
         return future
 
     scorer.submit = submit
-    assert make_ddpo(diffusion, scorer, staleness=1).step()["samples"] == 8
+    assert make_ddpo(diffusion, scorer, staleness=1).step().samples == 8
 
 
 def test_the_next_iteration_is_that_of_the_parameters_before_the_update(diffusion, scorer):
@@ -32,8 +32,8 @@ def test_the_next_iteration_is_that_of_the_parameters_before_the_update(diffusio
     first, second = stale.step(), stale.step()
     # Two iterations were sampled by the first parameters, so the second starts off ratio 1; in
     # debug, as here, that is no error.
-    assert first["ratio_deviation_first"] < 1e-5
-    assert second["ratio_deviation_first"] > 1e-4
+    assert first.metrics["ratio_deviation_first"] < 1e-5
+    assert second.metrics["ratio_deviation_first"] > 1e-4
     assert stale.state_dict()["state"]["in_flight"] == [2, 1]
 
 

@@ -10,7 +10,7 @@ from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 COMMON = {"samples_per_iteration": 8, "sample_batch_size": 4, "sampling_steps": 3}
 CONFIGS = {

@@ -9,7 +9,7 @@ from trainer.evaluation.held_out import Evaluation, evaluate, version_warnings
 from trainer.rewards.scorer import ScoredBatch
 from trainer.runtime.interrupt import Cause, Interrupted
 from trainer.runtime.run_folder import RunFolder
-from trainer.spec.job_spec import EvaluationSpec
+from trainer.spec.sections import EvaluationSpec
 
 
 def test_an_evaluation_comes_back_as_it_was(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.rewards.weighting import EPSILON, group_zscores, reward_metrics, weighted_sum, zscores
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 
 def specs(normalize, **weights):

@@ -9,7 +9,7 @@ from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
 from trainer.rwr.weights import softmax_weights
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
 PROMPTS = ["a", "b", "c"]
 BRIGHTNESS = (RewardSpec(name="brightness"),)
@@ -38,10 +38,11 @@ def submitted(scorer):
 
 
 def test_metrics_of_an_iteration(diffusion, scorer):
-    metrics = make_rwr(diffusion, scorer, per_prompt=False, inverse_temperature=50.0).step()
+    step = make_rwr(diffusion, scorer, per_prompt=False, inverse_temperature=50.0).step()
+    metrics = step.metrics
     _, scores = submitted(scorer)
     weights = softmax_weights(scores, 50.0)
-    assert metrics["samples"] == metrics["kept_samples"] == 8
+    assert step.samples == metrics["kept_samples"] == 8
     assert metrics["dropped"] == 0
     assert metrics["reward_mean"] == metrics["rewards/brightness/mean"] == scores.mean()
     assert metrics["weight_max"] == weights.max() > 1
@@ -59,7 +60,7 @@ def test_sparse_trains_on_the_best_of_each_prompt_alone(diffusion, scorer):
     hook = diffusion.unet.register_forward_pre_hook(
         lambda module, inputs: seen.append(len(inputs[0])) if torch.is_grad_enabled() else None
     )
-    metrics = rwr.step()
+    metrics = rwr.step().metrics
     hook.remove()
     prompts, scores = submitted(scorer)
     best = {p: max(s for q, s in zip(prompts, scores, strict=True) if q == p) for p in prompts}
@@ -70,9 +71,11 @@ def test_sparse_trains_on_the_best_of_each_prompt_alone(diffusion, scorer):
 
 
 def test_equal_shares_come_as_near_to_the_batch_size_as_they_can(diffusion, scorer):
-    assert make_rwr(diffusion, scorer, batch_size=3).step()["updates"] == 2 * 3  # of 3, 3, 2
-    assert make_rwr(diffusion, scorer, batch_size=6).step()["updates"] == 2 * 1  # of all 8
-    assert make_rwr(diffusion, scorer, batch_size=99).step()["updates"] == 2 * 1
+    assert (
+        make_rwr(diffusion, scorer, batch_size=3).step().metrics["updates"] == 2 * 3
+    )  # of 3, 3, 2
+    assert make_rwr(diffusion, scorer, batch_size=6).step().metrics["updates"] == 2 * 1  # of all 8
+    assert make_rwr(diffusion, scorer, batch_size=99).step().metrics["updates"] == 2 * 1
 
 
 def test_training_raises_the_reward(diffusion, scorer):
@@ -89,7 +92,7 @@ def test_training_raises_the_reward(diffusion, scorer):
     )
     seeds = range(32)
     before = rwr.generate(["a"] * 32, seeds).mean()
-    rewards = [rwr.step()["reward_mean"] for _ in range(6)]
+    rewards = [rwr.step().metrics["reward_mean"] for _ in range(6)]
     assert rewards[-1] > rewards[0]
     assert rwr.generate(["a"] * 32, seeds).mean() > before
 
@@ -113,9 +116,10 @@ def test_an_interrupt_ends_a_step_midway(diffusion, scorer):
 
 def test_dropped_samples_are_left_out_of_everything(diffusion, scorer):
     scorer.refuse_first = True
-    metrics = make_rwr(diffusion, scorer).step()
+    step = make_rwr(diffusion, scorer).step()
+    metrics = step.metrics
     kept = np.concatenate([i[1:].mean(axis=(1, 2, 3)) / 255 for i, _ in scorer.submitted])
-    assert (metrics["samples"], metrics["kept_samples"], metrics["dropped"]) == (6, 6, 2)
+    assert (step.samples, metrics["kept_samples"], metrics["dropped"]) == (6, 6, 2)
     assert metrics["reward_mean"] == kept.mean()
 
 

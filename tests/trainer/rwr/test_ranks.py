@@ -14,9 +14,9 @@ from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.runtime.ranks import Ranks
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
-from trainer.spec.job_spec import RewardSpec
+from trainer.spec.sections import RewardSpec
 
-WALL_CLOCK = {"sampling_seconds", "reward_wait_seconds", "update_seconds"}
+WALL_CLOCK = {"sampling_seconds", "update_seconds"}
 
 CASES = {
     "softmax": {},
@@ -43,7 +43,8 @@ def trained(pipeline, case, ranks):
     scorer = BrightnessScorer()
     scorer.refuse_first = True  # ranks must agree on what is dropped
     rwr = RWR(Diffusion.load(pipeline), config, ["a", "b"], [reward], scorer, 3, ranks=ranks)
-    metrics = [rwr.step(), rwr.step()]
+    steps = [rwr.step(), rwr.step()]
+    metrics = [{"samples": step.samples, **step.metrics} for step in steps]
     return [{n: v for n, v in m.items() if n not in WALL_CLOCK} for m in metrics], rwr.state_dict()[
         "tensors"
     ]

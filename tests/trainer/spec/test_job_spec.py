@@ -11,7 +11,7 @@ from salon.stack.local_services import local_services
 from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
 from trainer.spec.file import load_spec
-from trainer.spec.job_spec import JobSpec, check_inputs
+from trainer.spec.job_spec import read_record
 
 JOBS = Path(__file__).parents[3] / "jobs"
 
@@ -202,7 +202,7 @@ def test_the_jobs_that_are_ready_to_submit_are_valid_and_are_served_here(path, m
     assert Path(spec.model).is_dir() == path.stem.endswith("-tiny")
     names = [reward.name for reward in spec.rewards] + spec.eval_rewards
     assert local_services(Settings(), names)
-    check_inputs(spec, Settings())
+    spec.check_inputs(Settings())
 
 
 def test_a_reference_becomes_absolute(write, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_reference_becomes_absolute(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = load_spec(write(rewards=[{"name": "l2", "reference": "target.png"}]), [])
     assert spec.rewards[0].reference == str(tmp_path / "target.png")
-    check_inputs(spec, Settings())
+    spec.check_inputs(Settings())
 
 
 @pytest.fixture
@@ -426,19 +426,19 @@ def test_a_reward_that_needs_what_a_job_does_not_send_is_refused(
     spec = load_spec(write(rewards=[{"name": name} for name in rewards]), [])
     spec = spec.model_copy(update={"eval_rewards": eval_rewards})
     with pytest.raises(InvalidRequest, match=message):
-        check_inputs(spec, Settings())
+        spec.check_inputs(Settings())
 
 
 def test_what_an_own_reward_needs_is_not_guessed_from_its_name(write):
     spec = load_spec(write(rewards=[{"name": "preference"}, {"name": "mine"}]), [])
-    check_inputs(spec, Settings(reward_targets={"preference": "gpu:1"}))
+    spec.check_inputs(Settings(reward_targets={"preference": "gpu:1"}))
 
 
 def test_a_reference_that_nothing_looks_at_is_refused(write, tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "target.png")
     rewards = [{"name": "aesthetic", "reference": str(tmp_path / "target.png")}]
     with pytest.raises(InvalidRequest, match="aesthetic compares with no image"):
-        check_inputs(load_spec(write(rewards=rewards), []), Settings())
+        load_spec(write(rewards=rewards), []).check_inputs(Settings())
 
 
 @pytest.mark.parametrize("source", ["canary:run", "animals", "prompts.txt", "${oc.env:SECRET}"])
@@ -451,7 +451,7 @@ def test_a_record_is_data_and_makes_nobody_import_or_read(tmp_path, monkeypatch,
     (tmp_path / "prompts.txt").write_text("a secret line\n")
     changed = {"prompts": source} if place == "prompts" else {"evaluation": {"prompts": source}}
     with pytest.raises(ValidationError, match=f"{place}.*\\n.*valid list"):
-        JobSpec.model_validate(MINIMAL | changed)
+        read_record(MINIMAL | changed)
     assert not (tmp_path / "ran").exists()
-    stored = JobSpec.model_validate(MINIMAL | {"prompts": [source]})
+    stored = read_record(MINIMAL | {"prompts": [source]})
     assert stored.prompts == [source]

@@ -13,7 +13,7 @@ from salon.settings import Settings
 from salon.stack.state import state_file
 from trainer.denoising.pipelines import submission
 from trainer.spec.credentials import check_credentials
-from trainer.spec.job_spec import JobSpec, check_inputs
+from trainer.spec.job_spec import read_record
 
 HERE = Settings(redis_url="redis://127.0.0.1:6390/0")
 ELSEWHERE = Settings(redis_url="redis://redis.cluster:6379/0")
@@ -29,7 +29,7 @@ SPEC = {
 
 
 def spec_with(**changes):
-    return JobSpec.model_validate(SPEC | changes)
+    return read_record(SPEC | changes)
 
 
 @pytest.fixture
@@ -47,26 +47,26 @@ def with_lora(*targets):
 
 
 def test_a_hub_id_and_a_whole_folder_are_accepted(pipeline_folder):
-    check_inputs(spec_with(), HERE, here=True)
+    spec_with().check_inputs(HERE, here=True)
     targets = with_lora("to_q", "to_out.0", "ff.net.0.proj", "conv1")
-    check_inputs(spec_with(model=str(pipeline_folder), algorithm=targets), HERE)
+    spec_with(model=str(pipeline_folder), algorithm=targets).check_inputs(HERE)
 
 
 def test_a_folder_that_is_not_here_may_be_where_the_trainers_are(tmp_path, stack_here):
     spec = spec_with(model=str(tmp_path / "model"))
-    check_inputs(spec, ELSEWHERE)
-    check_inputs(spec, HERE)  # the end of a tunnel, maybe
-    check_inputs(spec, stack_here.model_copy(update={"redis_url": ELSEWHERE.redis_url}))
+    spec.check_inputs(ELSEWHERE)
+    spec.check_inputs(HERE)  # the end of a tunnel, maybe
+    spec.check_inputs(stack_here.model_copy(update={"redis_url": ELSEWHERE.redis_url}))
     with pytest.raises(InvalidRequest, match=f"model: there is no folder {tmp_path}/model"):
-        check_inputs(spec, stack_here)
+        spec.check_inputs(stack_here)
     with pytest.raises(InvalidRequest, match=f"model: there is no folder {tmp_path}/model"):
-        check_inputs(spec, HERE, here=True)
+        spec.check_inputs(HERE, here=True)
     evaluation = {"prompts": ["a bird"], "diversity_model": str(tmp_path / "clip")}
     with pytest.raises(InvalidRequest, match=r"evaluation\.diversity_model: there is no folder"):
-        check_inputs(spec_with(evaluation=evaluation), stack_here)
+        spec_with(evaluation=evaluation).check_inputs(stack_here)
     (tmp_path / "clip").mkdir()
     with pytest.raises(InvalidRequest, match=r"evaluation\.diversity_model: .* no config\.json"):
-        check_inputs(spec_with(evaluation=evaluation), HERE)
+        spec_with(evaluation=evaluation).check_inputs(HERE)
 
 
 @pytest.mark.parametrize("settings", [HERE, ELSEWHERE], ids=["here", "elsewhere"])
@@ -74,10 +74,10 @@ def test_a_folder_that_is_here_is_judged(pipeline_folder, tmp_path, settings):
     shutil.copytree(pipeline_folder, tmp_path / "model")
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
     with pytest.raises(InvalidRequest, match=r"unet/diffusion_pytorch_model\.safetensors cannot"):
-        check_inputs(spec_with(model=str(tmp_path / "model")), settings)
+        spec_with(model=str(tmp_path / "model")).check_inputs(settings)
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(InvalidRequest, match="is a file: give a folder"):
-        check_inputs(spec_with(model=str(tmp_path / "one.safetensors")), settings)
+        spec_with(model=str(tmp_path / "one.safetensors")).check_inputs(settings)
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_a_folder_that_is_here_is_judged(pipeline_folder, tmp_path, settings):
 def test_lora_on_layers_that_are_not_there_is_refused(pipeline_folder, target, words):
     spec = spec_with(model=str(pipeline_folder), algorithm=with_lora("to_q", target))
     with pytest.raises(InvalidRequest, match=rf"lora.target_modules \['{target}'\].*{words}"):
-        check_inputs(spec, HERE)
+        spec.check_inputs(HERE)
 
 
 def test_a_gpu_that_torch_does_not_see_is_told_where_the_trainers_run_here(stack_here, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     submission._sees_gpu.cache_clear()
-    check_inputs(spec_with(device="cuda"), ELSEWHERE)
-    check_inputs(spec_with(device="cuda"), HERE)
+    spec_with(device="cuda").check_inputs(ELSEWHERE)
+    spec_with(device="cuda").check_inputs(HERE)
     with pytest.raises(InvalidRequest, match="device: cuda was asked for, but torch sees no GPU"):
-        check_inputs(spec_with(device="cuda"), stack_here)
+        spec_with(device="cuda").check_inputs(stack_here)
     # For a further seed it is known.
     monkeypatch.setattr(submission, "_SEES_GPU", "")
     with pytest.raises(InvalidRequest, match="device: cuda was asked for, but torch sees no GPU"):
-        check_inputs(spec_with(device="cuda", seed=1), HERE, here=True)
+        spec_with(device="cuda", seed=1).check_inputs(HERE, here=True)
     submission._sees_gpu.cache_clear()
 
 
@@ -114,13 +114,13 @@ def test_wandb_without_a_key_is_told_where_the_key_would_be(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     spec = spec_with(trackers=["wandb"])
-    check_inputs(spec, HERE)  # of a worker's environment nothing is known
+    spec.check_inputs(HERE)  # of a worker's environment nothing is known
     with pytest.raises(InvalidRequest, match=r"wandb has no key: set WANDB_API_KEY .*offline"):
-        check_inputs(spec, HERE, here=True)
+        spec.check_inputs(HERE, here=True)
     for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "a" * 40)):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            check_inputs(spec, HERE, here=True)
+            spec.check_inputs(HERE, here=True)
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):

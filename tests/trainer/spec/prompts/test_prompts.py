@@ -9,7 +9,7 @@ import yaml
 
 from salon.errors import InvalidRequest
 from trainer.spec.file import load_spec
-from trainer.spec.job_spec import JobSpec
+from trainer.spec.job_spec import read_record
 from trainer.spec.prompts.sets import prompt_set, set_names
 from trainer.spec.prompts.sources import resolve_prompts
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_named(here, source, message):
 @pytest.mark.parametrize("prompts", ["animals", "os:getcwd", "/etc/hostname"])
 def test_a_record_from_the_queue_names_nothing(prompts):
     with pytest.raises(ValueError, match=r"prompts\n.*valid list"):
-        JobSpec.model_validate(SPEC | {"prompts": prompts})
+        read_record(SPEC | {"prompts": prompts})
 
 
 def test_prompts_are_found_without_torch():

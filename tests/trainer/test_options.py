@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from trainer.spec.options import TABLES, render
+from trainer.options import TABLES, render
 
 
 class Section(BaseModel):

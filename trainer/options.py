@@ -1,6 +1,6 @@
 """The tables of options in docs/: rendered from the configs, so that page and code say the same.
 
-`python -m trainer.spec.options` writes them anew between the marks that name them, such as
+`python -m trainer.options` writes them anew between the marks that name them, such as
 `<!-- options ddpo -->` … `<!-- end -->`.
 """
 
@@ -13,10 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from trainer.ddpo.config import DDPOConfig
+from trainer.algorithms import job_class
 from trainer.denoising.config import DenoisingConfig, LoraConfig
-from trainer.rwr.config import RWRConfig
-from trainer.spec.job_spec import JobSpec
+from trainer.denoising.job import DenoisingJob
 from trainer.spec.sections import EvaluationSpec, RewardSpec
 from trainer.spec.stopping import StopRule
 
@@ -25,9 +24,9 @@ _DOCS = Path(__file__).parents[1] / "docs"
 _MARKED = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def _own(config: type[DenoisingConfig]) -> Mapping[str, FieldInfo]:
-    """The fields that an algorithm adds to the shared ones, or redefines."""
-    shared = DenoisingConfig.model_fields
+def _own(config: type[BaseModel]) -> Mapping[str, FieldInfo]:
+    """The fields that a section adds to those of the class it builds on, or redefines."""
+    shared = config.__mro__[1].model_fields if issubclass(config.__mro__[1], BaseModel) else {}
     return {
         name: field
         for name, field in config.model_fields.items()
@@ -35,14 +34,21 @@ def _own(config: type[DenoisingConfig]) -> Mapping[str, FieldInfo]:
     }
 
 
+def _algorithm(name: str) -> type[BaseModel]:
+    """The section of that algorithm."""
+    config: Any = job_class(name).model_fields["algorithm"].annotation
+    section: type[BaseModel] = config
+    return section
+
+
 TABLES: dict[str, Mapping[str, FieldInfo]] = {
-    "job": JobSpec.model_fields,
+    "job": DenoisingJob.model_fields,
     "rewards": RewardSpec.model_fields,
     "evaluation": EvaluationSpec.model_fields,
     "stop_when": StopRule.model_fields,
-    "denoising": DenoisingConfig.model_fields,
-    "ddpo": _own(DDPOConfig),
-    "rwr": _own(RWRConfig),
+    "denoising": _own(DenoisingConfig),
+    "ddpo": _own(_algorithm("ddpo")),
+    "rwr": _own(_algorithm("rwr")),
     "lora": LoraConfig.model_fields,
 }
 """Fields by the name that a page's mark has."""

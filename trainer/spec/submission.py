@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 from salon.errors import InvalidRequest
 from salon.settings import Settings
 from salon.stack.state import is_alive, read_state
-from trainer.denoising.config import LoraConfig, unknown_targets
-from trainer.denoising.pipelines.folder import PipelineFolder
 
 _LOCAL_HOSTS = (None, "", "localhost", "127.0.0.1", "::1")
 _SEES_GPU = "import sys, torch; sys.exit(not torch.cuda.is_available())"
@@ -28,37 +26,18 @@ def trains_here(settings: Settings) -> bool:
     return state is not None and is_alive(state)
 
 
-def check_generator(model: str, lora: LoraConfig | None, here: bool) -> None:
-    """Refuse a folder that is not there or cannot be drawn with, and LoRA on layers it lacks.
-
-    A folder that is not here may be where the trainers are.
+def check_diversity_model(model: str, here: bool) -> None:
+    """Refuse a folder that is not there, or is no model's; which may be where the trainers are.
 
     Args:
         model: a folder or a hub id.
-        lora: what it is trained with.
         here: whether the trainers are known to run on this host.
 
     Raises:
         InvalidRequest: one line: what is wrong with it.
     """
     if not Path(model).is_dir():
-        _check_absent("model", Path(model), here)
-        return
-    folder = PipelineFolder(Path(model), model)
-    folder.check()
-    layers = {name.rpartition(".")[0] for name in folder.shapes("unet")}
-    if lora is not None and (wrong := unknown_targets(lora.target_modules, layers)):
-        raise InvalidRequest(f"algorithm.{wrong}")
-
-
-def check_diversity_model(model: str, here: bool) -> None:
-    """Refuse a folder that is not there, or is no model's; `here` as in `check_generator`.
-
-    Raises:
-        InvalidRequest: one line: what is wrong with it.
-    """
-    if not Path(model).is_dir():
-        _check_absent("evaluation.diversity_model", Path(model), here)
+        check_absent("evaluation.diversity_model", Path(model), here)
     elif not (Path(model) / "config.json").is_file():
         raise InvalidRequest(
             f"evaluation.diversity_model: {model} has no config.json: give the folder of a "
@@ -86,7 +65,12 @@ def _sees_gpu() -> bool:
     return not subprocess.run([sys.executable, "-c", _SEES_GPU], check=False).returncode
 
 
-def _check_absent(key: str, path: Path, here: bool) -> None:
+def check_absent(key: str, path: Path, here: bool) -> None:
+    """Refuse what is no folder: a file, or nothing at an absolute path; `here` as above.
+
+    Raises:
+        InvalidRequest: one line: the key, and what to give.
+    """
     if path.is_file():
         raise InvalidRequest(
             f"{key}: {path} is a file: give a folder that save_pretrained wrote (diffusers' "
