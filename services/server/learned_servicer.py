@@ -11,13 +11,13 @@ from salon.serving import Example, Exported, FitOrder, LearnedReward
 from salon.wire.limits import check_bounds
 from salon.wire.structs import to_dict, to_struct
 from services.learned.examples import ExampleReader
+from services.learned.transfers import TransferPlaces, watched
 from services.scoring.call import Call
 from services.scoring.decoding import DecodedPixels
 from services.scoring.limits import Limits
 from services.scoring.sample_reader import SampleReader
 from services.server.answers import Answering, read_request
 from services.server.named_rewards import NamedRewards
-from services.server.transfers import TransferPlaces, watched
 
 SERVICE = learned_reward_pb2.DESCRIPTOR.services_by_name["LearnedRewardService"].full_name
 PIECE_BYTES = 1024 * 1024

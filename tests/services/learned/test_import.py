@@ -8,7 +8,7 @@ import pytest
 
 from salon.reward.v1 import learned_reward_pb2 as wire
 from salon.reward.v1 import learned_reward_pb2_grpc
-from services.server import transfers
+from services.learned import transfers
 from tests.fixtures.service import wait_until
 from tests.services.learned.learning import SMALL, discriminator, fit, light_is_real
 

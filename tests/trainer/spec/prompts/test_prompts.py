@@ -13,7 +13,7 @@ from trainer.spec.job_spec import read_record
 from trainer.spec.prompts.sets import prompt_set, set_names
 from trainer.spec.prompts.sources import resolve_prompts
 
-FOLDER = Path(__file__).parents[4] / "trainer" / "prompts"
+FOLDER = Path(__file__).parents[4] / "trainer" / "spec" / "prompts"
 SIZES = {
     "animal-activities": 135,
     "animals": 45,

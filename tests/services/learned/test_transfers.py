@@ -9,7 +9,7 @@ import pytest
 from salon.errors import Overloaded, from_rpc_error
 from salon.reward.v1 import learned_reward_pb2 as wire
 from salon.reward.v1.learned_reward_pb2_grpc import LearnedRewardServiceStub
-from services.server import transfers
+from services.learned import transfers
 from tests.fixtures.service import wait_until
 from tests.services.learned.learning import SMALL, discriminator, fit, light_is_real
 
