@@ -20,7 +20,7 @@ from trainer.spec.sections import EvaluationSpec, RewardSpec
 from trainer.spec.stopping import StopRule
 
 PAGES = ("ddpo.md", "rwr.md")
-_DOCS = Path(__file__).parents[2] / "docs"
+_DOCS = Path(__file__).parents[1] / "docs"
 _MARKED = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -17,11 +17,12 @@ from rich.text import Text
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
 from salon.jobs.store import Event, Job, JobState, JobStore
-from salon.numbers import decimals_for, is_number, is_rounding, mean_and_std
+from salon.numbers import decimals_for, is_number, is_rounding, mean_and_std, significant
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 10  # iterations over which the speed is taken
 WIDTH = 48  # columns of a curve and of the progress bar, where there is room for them
+MEASURED_SHOWN = 3
 QUEUE_SECONDS = 5.0  # between two looks at what a queued job waits for
 
 _NUMBERS = (
@@ -71,13 +72,17 @@ class Screen:
         """One event as one line, for output that is no terminal."""
         data = event.data
         if event.kind == "iteration":
-            rewards = _rewards(data)
-            scores = "  ".join(f"{r} {self._score(data, r)}" for r in rewards)
-            return (
-                f"iteration {data['iteration']}/{data['iterations']}  {scores}  "
-                f"{data['samples_per_second']:.1f} samples/s  "
-                f"waiting {data['reward_wait_fraction']:.0%}  ETA {self._eta()}"
+            scores = [f"{r} {self._score(data, r)}" for r in _rewards(data)] or [
+                " ".join(measured) for measured in _measured(data)
+            ]
+            parts = (
+                f"iteration {data['iteration']}/{data['iterations']}",
+                *scores,
+                f"{data['samples_per_second']:.1f} samples/s",
+                f"waiting {data['reward_wait_fraction']:.0%}",
+                f"ETA {self._eta()}",
             )
+            return "  ".join(parts)
         if event.kind == "state":
             return f"{data['state']}  {data.get('reason', '')}".rstrip()
         return str(data.get("text", event.kind))
@@ -155,6 +160,8 @@ class Screen:
         for reward in rewards:
             table.add_row(reward, self._score(last, reward))
             table.add_row("", Text(self._curve(reward, room), style="cyan"))
+        if not rewards:
+            rows += _measured(last)
         for row in rows:
             table.add_row(*row)
         return table
@@ -167,6 +174,18 @@ def _rewards(data: Mapping[str, Any]) -> list[str]:
         for name in data
         if name.startswith("rewards/") and name.endswith("/mean")
     ]
+
+
+def _measured(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of an algorithm without rewards, the first of what it measures itself, as name and value."""
+    own = [
+        (name, significant(value))
+        for name, value in data.items()
+        if name not in (*_NUMBERS, "time", "samples")
+        and isinstance(value, int | float)
+        and is_number(value)
+    ]
+    return own[:MEASURED_SHOWN]
 
 
 def _showable(event: Event) -> Event:

@@ -27,7 +27,7 @@ class DenoisingJob(RewardedJob):
 
     how_to_load: ClassVar[Path | None] = Path(__file__).with_name("how_to_load.md.j2")
 
-    algorithm: DenoisingConfig
+    algorithm: DenoisingConfig = Field(description="Which algorithm, and its hyperparameters.")
     model: str = Field(
         description="A diffusers StableDiffusionPipeline or StableDiffusionXLPipeline: a folder or "
         "a hub id."

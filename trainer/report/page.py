@@ -23,6 +23,12 @@ from trainer.spec.rewarded_job import RewardedJob
 PAIRS_SHOWN = 64
 PAIRS_OPEN = 16
 
+_WAITING = "Waiting for rewards"
+_OF_THE_LOOP = (
+    *("iteration", "time", "samples", "seconds"),
+    *("samples_per_second", "reward_wait_seconds", "reward_wait_fraction"),
+)
+"""What every iteration has, whatever its algorithm."""
 _HERE = Path(__file__).parent
 
 
@@ -94,14 +100,14 @@ def render_progress(
     spec: JobSpec, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> str:
     """The page of a run that evaluated nothing: what its iterations measured."""
-    known = {"iteration", "time", "samples", *spec.health}
+    known = {*_OF_THE_LOOP, *spec.health}
     names = dict.fromkeys(name for entry in metrics for name in entry)
     curves = [(name, _series(metrics, name)) for name in names if name not in known]
     return render(
         "progress.html.j2",
         spec=spec,
         summary=summary,
-        facts=_facts(summary),
+        facts=[fact for fact in _facts(summary) if fact[0] != _WAITING],
         curves=[(name, drawn) for name, drawn in curves if drawn is not None],
         health=_health(spec, metrics),
         resolved=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -135,7 +141,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Samples", f"{summary['samples']:,}"),
         ("Training time", duration(summary["seconds"])),
         ("Samples per second", significant(summary["samples_per_second"])),
-        ("Waiting for rewards", f"{fixed(100 * summary['reward_wait_fraction'], 1)} %"),
+        (_WAITING, f"{fixed(100 * summary['reward_wait_fraction'], 1)} %"),
     ]
 
 

@@ -123,8 +123,8 @@ def test_every_batch_of_every_iteration_has_its_own_noise(pipeline_folder, score
 
 
 def test_the_seed_decides(pipeline_folder, config, scorer):
-    one = comparable(start(pipeline_folder, config, scorer, seed=1).step())
-    other = comparable(start(pipeline_folder, config, scorer, seed=2).step())
+    one = start(pipeline_folder, config, scorer, seed=1).step().metrics
+    other = start(pipeline_folder, config, scorer, seed=2).step().metrics
     assert one["reward_mean"] != other["reward_mean"]
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from salon.errors import RewardFailed
 from tests.fixtures.ranks import run_ranks
 from tests.trainer.conftest import BrightnessScorer
+from trainer.algorithm import Step
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
@@ -101,7 +102,7 @@ def folder(tmp_path_factory, pipeline_folder):
     torch.set_num_threads(1)  # as the two have
     for case in CASES:
         ddpo, scorer = start(pipeline_folder, case)
-        write(path, f"{case}-0-alone", ddpo, {})
+        write(path, f"{case}-0-alone", ddpo, Step(0))
         for iteration in (1, 2):
             write(path, f"{case}-{iteration}-alone", ddpo, ddpo.step())
         np.save(path / f"{case}-images-alone.npy", np.stack([i for i, _ in scorer.submitted]))

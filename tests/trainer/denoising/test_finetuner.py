@@ -28,7 +28,7 @@ def make_finetuner(diffusion, keep_reference=False, **changes):
         "guidance_scale": 2.0,
         **changes,
     }
-    config = DenoisingConfig(**values)
+    config = DenoisingConfig(name="none", **values)
     return Finetuner(diffusion, config, PROMPTS, seed=0, keep_reference=keep_reference)
 
 
@@ -210,8 +210,8 @@ def test_the_reference_of_a_whole_unet_is_a_copy_of_its_start(diffusion):
 
 
 def test_tf32_is_off_unless_asked_for():
-    assert DenoisingConfig().tf32 is False
-    assert DenoisingConfig().precision == "fp32"
+    assert DenoisingConfig(name="none").tf32 is False
+    assert DenoisingConfig(name="none").precision == "fp32"
 
 
 def test_compiling_for_a_cpu_is_refused(diffusion):

@@ -63,7 +63,7 @@ def test_a_part_that_fails_is_told_after_all_have_ended():
 
 def finetuner_of(diffusion, row_threads, **changes):
     values = {"sampling_steps": 4, "guidance_scale": 2.0, "row_threads": row_threads}
-    config = DenoisingConfig(**{**values, **changes})
+    config = DenoisingConfig(name="none", **{**values, **changes})
     return Finetuner(diffusion, config, ["a", "b"], seed=0)
 
 

@@ -106,7 +106,7 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         (
             {"algorithm": {"name": "rwr"}},
             ["algorithm.clip_range=1"],
-            "algorithm.clip_range: unknown key; known: .*, batch_size, ",
+            "algorithm.clip_range: unknown key; it is one of ddpo, and this is a job of rwr$",
         ),
         (
             {"algorithm": {"name": "rwr"}},

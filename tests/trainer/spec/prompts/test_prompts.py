@@ -185,7 +185,7 @@ def test_prompts_are_found_without_torch():
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=FOLDER.parents[1],
+        cwd=FOLDER.parents[2],
         capture_output=True,
         text=True,
         check=True,

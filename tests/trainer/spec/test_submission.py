@@ -11,7 +11,7 @@ import pytest
 from salon.errors import InvalidRequest
 from salon.settings import Settings
 from salon.stack.state import state_file
-from trainer.denoising.pipelines import submission
+from trainer.spec import submission
 from trainer.spec.credentials import check_credentials
 from trainer.spec.job_spec import read_record
 
