@@ -27,16 +27,23 @@ def score_queue(reward: str) -> str:
     return f"score.{reward}"
 
 
-class ScoreMessage(BaseModel):
-    """One batch to score: a few hundred bytes; the batch itself is behind `reference`."""
+class Sender(BaseModel):
+    """Who waits for which batch: what a worker reads of a message even if it cannot read it all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     # What keys in Redis are made of, and those keys alone.
     batch: str = Field(pattern=r"^[0-9a-f]{32}$")
+    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
+class ScoreMessage(Sender):
+    """One batch to score: a few hundred bytes; the batch itself is behind `reference`."""
+
+    model_config = ConfigDict(extra="forbid")
+
     reward: str = Field(max_length=256)
     reference: Reference
-    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
     job: str = Field("", max_length=256)  # for logs
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salon.errors import RewardFailed, SalonError
+from salon.errors import RewardFailed, UnknownInstance
 from salon.jobs.store import JobState, JobStore
 from tests.faults.harness import photos
 from tests.fixtures.stack import wait_until
@@ -63,5 +63,5 @@ def test_a_reward_that_lacks_its_reference_ends_the_job(stack, score):
 def test_a_learned_reward_without_an_instance_ends_the_job(stack, score):
     stack.serve("tests.services.remembering", "remembering")
     stack.start("jpeg", "scoring")
-    with pytest.raises(SalonError, match=r"reward remembering scores by instance"):
+    with pytest.raises(UnknownInstance, match=r"reward remembering scores by instance"):
         score("remembering", photos(2))
