@@ -30,7 +30,7 @@ from salon.errors import (
     reason_of,
 )
 from salon.queue.blobs import BlobMissing, BlobStore, Reference
-from salon.queue.broker import SCORE_TASK, ScoreMessage, Sender
+from salon.queue.broker import MESSAGE_VERSION, SCORE_TASK, ScoreMessage, Sender
 from salon.queue.connection import connect as connect_redis
 from salon.queue.refusals import patiently
 from salon.queue.replies import Reply, ReplyKind, ReplyStream
@@ -75,7 +75,7 @@ _SETTLED = (
 
 
 class _Waiting(Exception):
-    """The service cannot score now; the batch goes back to the queue."""
+    """The batch cannot be scored here and now; it goes back to the queue."""
 
     def __init__(self, reason: str, hint_seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -112,6 +112,7 @@ def score(self: Task, message: dict[str, Any]) -> None:
     replies = ReplyStream(_redis(), sender.reply_to, settings.blob_seconds)
     reference: Reference | None = None
     try:
+        _check_version(sender, self.request.retries)
         task = ScoreMessage.model_validate(message)
         reference = task.reference
         reply = Reply(batch, ReplyKind.SCORED, _score(task, blobs.get(reference)))
@@ -119,7 +120,7 @@ def score(self: Task, message: dict[str, Any]) -> None:
         log.info("batch answered already or expired", batch=batch, reason=str(error))
         return
     except _Waiting as waiting:
-        log.warning("service unavailable", batch=batch, reason=str(waiting))
+        log.warning("batch waits", batch=batch, reason=str(waiting))
         replies.send(Reply(batch, ReplyKind.WAITING, str(waiting).encode()))
         raise _again(self, waiting) from None
     except SharedFileUnavailable as error:
@@ -143,6 +144,24 @@ def score(self: Task, message: dict[str, Any]) -> None:
     if reference is not None:
         blobs.delete(reference)
     _redis().delete(_attempts_key(batch))
+
+
+def _check_version(sender: Sender, tries: int) -> None:
+    """Leave a message of a newer release to its workers, which may take from this queue, too.
+
+    Raises:
+        _Waiting: it is one.
+        SalonError: it is one, and so old by now that nobody can wait for it any more.
+    """
+    if sender.v <= MESSAGE_VERSION:
+        return
+    why = (
+        f"the scoring worker on {socket.gethostname()} reads messages up to version "
+        f"{MESSAGE_VERSION}, and the trainer's is {sender.v}: run workers of the trainer's release"
+    )
+    if tries * RETRY_SECONDS[-1] > settings.blob_seconds:
+        raise SalonError(why)
+    raise _Waiting(why)
 
 
 def _line(error: Exception) -> str:

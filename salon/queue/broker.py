@@ -20,6 +20,8 @@ from salon.settings import Settings
 SCORE_TASK = "salon.score"
 LAUNCH_TASK = "salon.launch"
 TRAIN_QUEUE = "train"
+MESSAGE_VERSION = 1
+"""Up to which version workers of this release read a ScoreMessage."""
 
 
 def score_queue(reward: str) -> str:
@@ -35,6 +37,7 @@ class Sender(BaseModel):
     # What keys in Redis are made of, and those keys alone.
     batch: str = Field(pattern=r"^[0-9a-f]{32}$")
     reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
+    v: int = Field(1, ge=1)  # what it takes to read the rest
 
 
 class ScoreMessage(Sender):
@@ -115,7 +118,8 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
     _send(
         app,
         SCORE_TASK,
-        {"message": message.model_dump(mode="json")},
+        # Without defaults: the oldest workers refuse a message that has a version.
+        {"message": message.model_dump(mode="json", exclude_defaults=True)},
         score_queue(message.reward),
         # What Celery's main process says of a task it says of this id.
         task_id=f"{message.job}.{message.batch}",

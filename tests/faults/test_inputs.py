@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salon.errors import RewardFailed, UnknownInstance
+from salon.errors import SampleError, UnknownInstance
 from salon.jobs.store import JobState, JobStore
 from tests.faults.harness import photos
 from tests.fixtures.stack import wait_until
@@ -56,7 +56,7 @@ def test_a_job_compares_every_sample_with_the_reference_that_it_names(stack, sub
 def test_a_reward_that_lacks_its_reference_ends_the_job(stack, score):
     stack.serve("l2", "l2")
     stack.start("jpeg", "scoring")
-    with pytest.raises(RewardFailed, match=r"reward l2 needs INPUT_REFERENCE.*or take l2 out"):
+    with pytest.raises(SampleError, match=r"reward l2 needs INPUT_REFERENCE.*or take l2 out"):
         score("l2", photos(2))
 
 

@@ -1,5 +1,6 @@
 """One try of one batch, at a service that answers as the test says."""
 
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -205,7 +206,30 @@ def test_a_message_that_cannot_be_read_is_answered(run, change, words):
     assert words in reply[b"body"]
 
 
-@pytest.mark.parametrize("change", [{"reply_to": "salon:jobs"}, {"batch": "*"}], ids=str)
+NEWER = MESSAGE | {"v": 2, "reference": "of another kind", "pixels": "elsewhere"}
+
+
+def test_a_message_of_a_newer_trainer_is_left_to_newer_workers(worker, monkeypatch):
+    monkeypatch.setattr(scoring, "_again", lambda _, waiting: waiting)
+    with pytest.raises(scoring._Waiting):
+        scoring.score(NEWER)
+    [(_, reply)] = scoring._redis().xrange(f"salon:replies:{'a' * 16}")
+    assert reply[b"kind"] == b"waiting"
+    assert re.search(rb"up to version 1, and the trainer's is 2: run workers", reply[b"body"])
+
+
+def test_a_message_of_a_newer_trainer_that_nobody_takes_ends(run, monkeypatch):
+    monkeypatch.setattr(scoring, "RETRY_SECONDS", (scoring.settings.blob_seconds,))
+    scoring.score.push_request(retries=2, called_directly=True)
+    try:
+        reply = run(NEWER)
+    finally:
+        scoring.score.pop_request()
+    assert (reply[b"kind"], reply[b"error"]) == (b"failed", b"SalonError")
+    assert b"run workers of the trainer's release" in reply[b"body"]
+
+
+@pytest.mark.parametrize("change", [{"reply_to": "salon:jobs"}, {"batch": "*"}, {"v": 0}], ids=str)
 def test_what_nobody_can_be_asked_to_wait_for_is_dropped(worker, change):
     before = scoring._redis().keys("*")
     scoring.score(MESSAGE | change)

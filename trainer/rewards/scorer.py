@@ -99,9 +99,10 @@ class BatchAssembly:
                 if outcome.error is not None and outcome.error.code == ERROR_CODE_MISSING_INPUT:
                     # Not this sample alone: the job would drop all that it ever sends.
                     self.fail(
-                        RewardFailed(
+                        SampleError(
+                            outcome.error.code,
                             f"{outcome.error}; a job sends images, prompts and the `reference` of "
-                            f"an entry of rewards: add what is missing, or take {reward} out"
+                            f"an entry of rewards: add what is missing, or take {reward} out",
                         )
                     )
                     return

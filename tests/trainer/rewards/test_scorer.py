@@ -48,5 +48,8 @@ def test_outcomes_that_are_not_one_a_sample_belong_to_none(on_reward_error):
 @pytest.mark.parametrize("on_reward_error", ["fail", "drop"])
 def test_what_no_sample_of_the_job_can_ever_bring_ends_it(on_reward_error):
     parts = [*PARTS, outcome(code=reward_pb2.ERROR_CODE_MISSING_INPUT)]
-    with pytest.raises(RewardFailed, match=r"^a: what is wrong; a job sends .*or take a out"):
+    with pytest.raises(
+        SampleError, match=r"^a: what is wrong; a job sends .*or take a out"
+    ) as caught:
         assemble(parts, on_reward_error).result(0)
+    assert caught.value.code == reward_pb2.ERROR_CODE_MISSING_INPUT
