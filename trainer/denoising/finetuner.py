@@ -91,7 +91,6 @@ class Finetuner:
             self.parameters,
             config,
             diffusion.device,
-            threads,
             ranks or Ranks.alone(),
             interrupt or Interrupt(),
         )
