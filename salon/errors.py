@@ -195,6 +195,15 @@ def naming(path: Path, *, disk_alone: bool = False) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
+def one_line(error: BaseException) -> str:
+    """What other people's exception says, with its class where that is a part of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
+
+
 def _is_ours(code: int | None, disk_alone: bool) -> bool:
     return code in _OF_DISKS if disk_alone else code is not None
 
