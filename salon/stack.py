@@ -39,7 +39,7 @@ from salon.local_services import (
 from salon.log_file import LogFile
 from salon.own_modules import come_last, python
 from salon.own_shared_dir import make_own_shared_dir, remove_own_shared_dir
-from salon.private import append_privately, make_private, require_own
+from salon.private import append_privately, make_private, make_usable, require_own
 from salon.programs import programs, scoring_workers
 from salon.redis_password import with_new_password
 from salon.settings import Settings, load_settings
@@ -73,8 +73,8 @@ def up(
 
     Raises:
         UnknownReward: the stack has no service for one of `rewards`.
-        InvalidRequest: a tiny model is not there, an address cannot be used, or the state folder
-            is not this user's alone to write into.
+        InvalidRequest: a tiny model is not there, an address cannot be used, the state folder
+            is not this user's alone to write into, or it or that of the runs cannot be written.
         MissingExtra: a part of the package that the stack needs is not installed.
         RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
         StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
@@ -91,7 +91,8 @@ def up(
     services = local_services(settings, rewards)
     _require_extras(services, trains=owner != 0)
     programs(settings, services)
-    make_private(settings.state_dir)
+    make_usable(settings.state_dir, "SALON_STATE_DIR")
+    make_usable(settings.runs_dir, "SALON_RUNS_DIR")
     with _only_one(settings) as lock:
         if left and left["own_shared_dir"]:  # of one that was killed as a whole
             remove_own_shared_dir(Path(left["own_shared_dir"]))

@@ -11,7 +11,7 @@ from salon.connection import connect
 from salon.errors import InvalidRequest, naming
 from salon.jobs import Job
 from salon.lease import Lease
-from salon.private import follow, make_private
+from salon.private import follow, make_usable
 from salon.settings import Settings
 from salon.stand_ins import is_stand_in, refusal
 from trainer.algorithm import Algorithm
@@ -74,7 +74,7 @@ def _open_as_its_folder(runs: Path, job: str) -> None:
 
     Nothing, where that is made here.
     """
-    make_private(runs)
+    make_usable(runs, "SALON_RUNS_DIR")
     run = runs / job
     follow(run if run.exists() else runs)
 
@@ -148,6 +148,10 @@ def _train(
             job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
         )
         tracker = None
+        if ranks.first and lease.token > 1 and loop.iteration == 0:
+            text = f"no whole checkpoint in {folder.path}: this attempt starts from the beginning"
+            log.warning(text)
+            lease.emit("warning", {"text": f"warning: {text}"})
         if ranks.first:
             tracker = stack.enter_context(Tracker(job, spec, folder, lease, loop.iteration))
         loop.run(tracker)

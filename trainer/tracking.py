@@ -43,6 +43,7 @@ class Tracker:
         """
         self._lease = lease
         self._spec = spec
+        self._folder = folder
         entries = [entry for entry in _read(folder) if entry["iteration"] <= iteration]
         self._evaluated = {e["iteration"] for e in entries if _is_evaluation(e)}
         folder.write_text("metrics.jsonl", "".join(_line(entry) for entry in entries))
@@ -119,6 +120,7 @@ class Tracker:
 
     def _append(self, line: bytes) -> None:
         """Write a whole line, or none if the disk is full."""
+        self._folder.check()  # the file would take it, even if it were deleted
         end = self._file.seek(0, os.SEEK_END)
         try:
             with naming(Path(self._file.name)):
