@@ -4,6 +4,7 @@ import stat
 import threading
 
 import pytest
+import structlog
 
 from salon.bound_jobs import bound_key, settle_bound_jobs
 from salon.jobs import JobState, JobStore
@@ -84,6 +85,10 @@ def test_what_is_over_stays_as_it_ended(store, settings, redis_client):
     assert redis_client.exists(bound_key(settings)) == 0
 
 
-def test_without_redis_that_is_logged_and_no_error(settings, caplog):
+def test_without_redis_that_is_logged_and_no_error(settings):
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
-    settle_bound_jobs(away)
+    with structlog.testing.capture_logs() as logged:
+        settle_bound_jobs(away)
+    [entry] = logged
+    assert entry["event"] == "cannot settle the jobs of this stack"
+    assert "127.0.0.1:1" in entry["reason"]
