@@ -24,7 +24,7 @@ def _stored(state_dir: Path, url: str) -> str:
     try:
         stored = json.loads(file.read_text())
         port, password = stored["port"], stored["password"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     except (ValueError, LookupError, TypeError):
         raise SalonError(

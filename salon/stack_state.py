@@ -49,7 +49,7 @@ def read_state(settings: Settings) -> dict[str, Any] | None:
     """
     try:
         text = state_file(settings).read_text(errors="replace")
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     try:
         return _Stack.model_validate_json(text, strict=True).model_dump()

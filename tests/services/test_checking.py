@@ -174,6 +174,6 @@ def test_a_connection_that_answers_no_ping_is_closed(monkeypatch):
             # HTTP/2's preface and empty settings; then silence, as of a machine that lost power.
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
             received = b"".join(iter(lambda: connection.recv(4096), b""))
-        assert b"\0\0\x08\x06\0\0\0\0\0" in received  # the frame of a ping (RFC 9113, 6.7)
+        assert received.endswith(b"ping_timeout")
     finally:
         server.stop(0).wait()
