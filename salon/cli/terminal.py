@@ -125,7 +125,8 @@ def _print_rows(table: Table, on: Console) -> None:
                 else:
                     line = Text(gap).join([line, part]) if line and part else line or part
                 gap = " "
-        on.print(Text("  ").append(line), soft_wrap=True)
+        if line:
+            on.print(Text("  ").append(line), soft_wrap=True)
 
 
 def print_error(error: object) -> None:
