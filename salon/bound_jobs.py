@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 0.2
 TIMEOUT_SECONDS = 5.0
+REASON = "the stack that `salon run` had started for it ended"
 
 
 def bound_key(settings: Settings) -> str:
@@ -75,9 +76,9 @@ def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
 
 
 def _settle(store: JobStore, job: str, deadline: float) -> str:
-    answer = store.cancel(job)
+    answer = store.cancel(job, REASON)
     while answer == "requested" and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         # Asked again, not only looked at: if its trainer is gone this cancels it.
-        answer = store.cancel(job)
+        answer = store.cancel(job, REASON)
     return answer

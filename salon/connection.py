@@ -4,11 +4,19 @@ import logging
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.retry import Retry
 
 from salon.errors import InvalidRequest, StackUnavailable
-from salon.redis_url import is_misread, missing_files, own_port, password, shown
+from salon.redis_url import (
+    database,
+    is_misread,
+    lacks_colon,
+    missing_files,
+    own_port,
+    password,
+    shown,
+)
 from salon.refusals import Patience, typed
 
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
@@ -19,7 +27,7 @@ CONNECT_SECONDS = 5.0
 
 
 class RedisRefused(StackUnavailable):
-    """Something answers there, but not to us."""
+    """What answers there does not answer to us, or nothing can at such a URL: no use in waiting."""
 
 
 def connect(url: str) -> redis.Redis:
@@ -53,36 +61,45 @@ def connect_now(url: str) -> redis.Redis:
     """A patient client for the command line, of a Redis that answers now.
 
     Raises:
-        StackUnavailable: nothing answers at `url`, or it is no URL of a Redis.
-        RedisRefused: what answers there is no Redis, or one that wants another password.
+        StackUnavailable: nothing answers at `url`.
+        RedisRefused: it is no URL of a Redis; or what answers there is none, or one that wants
+            another password or has no such database.
     """
     try:
+        if lacks_colon(url):
+            raise RedisRefused(
+                f"SALON_REDIS_URL is {shown(url)!r}: a password alone is written with a colon, "
+                "redis://:PASSWORD@HOST:PORT/0, and a user who has none with one behind, "
+                "redis://USER:@HOST:PORT/0"
+            )
         if is_misread(url):
-            raise StackUnavailable(
+            raise RedisRefused(
                 f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
                 "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
             )
         if missing := missing_files(url):
-            raise StackUnavailable(f"SALON_REDIS_URL names {missing[0]}, which is no file")
+            raise RedisRefused(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)
         client.ping()
     except (ValueError, TypeError) as error:
         # Its words may quote what is before a / in a password.
         why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
-        raise StackUnavailable(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
+        raise RedisRefused(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
     except AuthenticationError:
         raise RedisRefused(_refusal(url)) from None
+    except ResponseError as error:
+        if not ("DB index" in str(error) or "out of range" in str(error)):
+            raise _unavailable(url, error) from None
+        raise RedisRefused(
+            f"the Redis at {shown(url)} has no database {database(url)}: {_databases(url)}"
+        ) from None
     except (InvalidResponse, UnicodeDecodeError) as error:
         raise RedisRefused(
             f"what answers at {shown(url)} is no Redis ({error}): stop it, or set SALON_REDIS_URL "
             "to another address"
         ) from None
     except RedisError as error:
-        start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
-        raise StackUnavailable(
-            f"no Salon stack answers at {shown(url)} ({error}): {start}, "
-            "or set SALON_REDIS_URL to one that runs"
-        ) from None
+        raise _unavailable(url, error) from None
     return connect(url)
 
 
@@ -112,6 +129,24 @@ def _with_refusals(client: redis.Redis) -> redis.Redis:
     pool = client.connection_pool
     pool.connection_class = typed(pool.connection_class)
     return client
+
+
+def _databases(url: str) -> str:
+    client = connect_once(url, timeout_seconds=2.0)
+    client.connection_pool.connection_kwargs["db"] = 0
+    try:
+        count = int(client.config_get("databases")["databases"])
+    except (RedisError, LookupError, ValueError):  # it may not be asked
+        return "the first is 0, and there are 16 unless its setting `databases` says otherwise"
+    return f"its setting `databases` is {count}, so the last is {count - 1}"
+
+
+def _unavailable(url: str, error: RedisError) -> StackUnavailable:
+    start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
+    return StackUnavailable(
+        f"no Salon stack answers at {shown(url)} ({error}): {start}, "
+        "or set SALON_REDIS_URL to one that runs"
+    )
 
 
 def _refusal(url: str) -> str:

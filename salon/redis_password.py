@@ -36,7 +36,7 @@ def _stored(state_dir: Path, url: str) -> str:
 
 def with_stored_password(state_dir: Path, url: str) -> str:
     """`url`, with the password of the stack unless it has one."""
-    if redis_url.own_port(url) is None or redis_url.password(url):
+    if redis_url.own_port(url) is None or redis_url.password(url) or redis_url.lacks_colon(url):
         return url
     stored = _stored(state_dir, url)
     return redis_url.with_password(url, stored) if stored else url

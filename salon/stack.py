@@ -7,11 +7,10 @@ in the background.
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +38,7 @@ from salon.local_services import (
 from salon.log_file import LogFile
 from salon.own_modules import come_last, python
 from salon.own_shared_dir import make_own_shared_dir, remove_own_shared_dir
+from salon.ports import why_taken
 from salon.private import append_privately, make_private, make_usable, require_own
 from salon.programs import programs, scoring_workers
 from salon.redis_password import with_new_password
@@ -51,6 +51,7 @@ log = structlog.get_logger()
 READY_SECONDS = 60.0
 # Each service of a neural network imports torch and loads its model: some 10 s of one core.
 SERVICE_READY_SECONDS = 20.0
+TELL_SECONDS = 1.0  # between two words of what `down` waits for
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EMBEDDED, FOREIGN = "embedded", "foreign"  # whose Redis it is
 
@@ -148,8 +149,17 @@ def _require_extras(services: Sequence[LocalService], *, trains: bool) -> None:
         require("the local stack", "stack", *parts)
 
 
-def down(settings: Settings, pid: int | None = None) -> bool:
+def down(
+    settings: Settings,
+    pid: int | None = None,
+    waiting: Callable[[list[str]], None] = lambda _: None,
+) -> bool:
     """Stop the stack and everything it started; what a killed supervisor left behind, too.
+
+    Args:
+        settings: those of the stack.
+        pid: its supervisor's, where it may have left no record yet.
+        waiting: told now and then which of its processes are still there.
 
     Returns:
         Whether there was anything to stop.
@@ -162,13 +172,9 @@ def down(settings: Settings, pid: int | None = None) -> bool:
     supervisor = pid or (state["pid"] if state and may_end(state) else None)
     if supervisor:
         try:
-            process = psutil.Process(supervisor)
-            process.terminate()
-            process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
+            _end(psutil.Process(supervisor), settings, state, waiting)
         except psutil.NoSuchProcess:
             log.debug("supervisor is gone already", pid=supervisor)
-        except psutil.TimeoutExpired:
-            process.kill()  # what it leaves behind is ended below
     leftovers = [child for child in (state or {}).get("children", []) if may_end(child)]
     for child in leftovers:
         os.killpg(child["pid"], signal.SIGKILL)
@@ -176,6 +182,25 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         remove_own_shared_dir(Path(shared_dir))
     state_file(settings).unlink(missing_ok=True)
     return bool(supervisor or leftovers)
+
+
+def _end(
+    supervisor: psutil.Process,
+    settings: Settings,
+    state: Mapping[str, Any] | None,
+    waiting: Callable[[list[str]], None],
+) -> None:
+    supervisor.terminate()
+    deadline = time.monotonic() + 2 * settings.lease_seconds + 3 * settings.grace_seconds + 30
+    while time.monotonic() < deadline:
+        try:
+            supervisor.wait(TELL_SECONDS)
+        except psutil.TimeoutExpired:
+            children = state["children"] if state else []
+            waiting([child["name"] for child in children if is_alive(child)] or ["the stack"])
+        else:
+            return
+    supervisor.kill()  # what it leaves behind is ended by who called
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
@@ -206,22 +231,17 @@ def _whose_redis(settings: Settings) -> str:
 
 
 def _check_ports(settings: Settings, services: Sequence[LocalService], whose_redis: str) -> None:
-    wanted = [("SALON_REWARD_TARGET", *address(t)) for t in service_targets(settings, services)]
+    targets = service_targets(settings, services)
+    several = f", the first of {len(targets)} in a row" if len(targets) > 1 else ""
+    wanted = [("SALON_REWARD_TARGET", *address(target), several) for target in targets]
     port = redis_url.own_port(settings.redis_url)
     if whose_redis == EMBEDDED and port is not None:
-        wanted.insert(0, ("SALON_REDIS_URL", "127.0.0.1", port))
-    for name, host, port in wanted:
+        wanted.insert(0, ("SALON_REDIS_URL", "127.0.0.1", port, ""))
+    for name, host, port, remark in wanted:
         if host not in LOCAL_HOSTS:
             raise SalonError(f"{name} is {host}:{port}: the local stack runs on 127.0.0.1 only")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                raise SalonError(
-                    f"{host}:{port} is in use: stop what listens there, "
-                    f"or set {name} to another port"
-                ) from None
+        if taken := why_taken(host, port):
+            raise SalonError(f"{host}:{port} {taken}, or set {name} to another port{remark}")
 
 
 def _wait_ready(

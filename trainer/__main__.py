@@ -7,17 +7,22 @@ run folder, the others compute.
 `python -m trainer compare FOLDER... --out FILE`: one page about several finished runs.
 """
 
+import sys
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+    from salon.own_modules import come_last
+
+    come_last()  # before anything is imported that may lie there, too: PYTHONPATH may name it
+
 import os
 import signal
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
 
 import redis
 import structlog
@@ -30,7 +35,6 @@ from salon.extras import MissingExtra, require
 from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
 from salon.lease import Lease, LeaseLost, acquire
 from salon.memory import keep_freed_memory
-from salon.own_modules import come_last
 from salon.settings import Settings, load_settings
 from trainer.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.interrupt import Cause, Interrupt, Interrupted
@@ -196,5 +200,4 @@ def _attempt(
 
 
 if __name__ == "__main__":
-    come_last()
     app()

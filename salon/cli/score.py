@@ -12,7 +12,15 @@ from rich.text import Text
 
 from salon import stack
 from salon.cli.jobs import AsJson
-from salon.cli.score_table import Answer, Batch, answers_as_json, ask_all, ask_one, score_table
+from salon.cli.score_table import (
+    Answer,
+    Batch,
+    answers_as_json,
+    ask_all,
+    ask_one,
+    score_table,
+    shown_error,
+)
 from salon.cli.terminal import EXIT_ERROR, console, notices, print_error, print_json, print_table
 from salon.errors import InvalidRequest, SalonError, UnknownReward
 from salon.local_services import ALL, misspelt
@@ -184,7 +192,7 @@ def _print_lines(answer: Answer, batch: Batch) -> None:
     for [entry] in answers_as_json([answer], batch):
         error = entry["error"]
         shown = (
-            Text(f"{error['code']}: {error['message']}", style="red")
+            Text(f"{error['code']}: {shown_error(error['message'])}", style="red")
             if error
             else Text(f"{entry['score']:z.6g}", style="bold")
         )

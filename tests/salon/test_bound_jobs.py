@@ -6,7 +6,7 @@ import threading
 import pytest
 import structlog
 
-from salon.bound_jobs import bound_key, settle_bound_jobs
+from salon.bound_jobs import REASON, bound_key, settle_bound_jobs
 from salon.jobs import JobState, JobStore
 from salon.lease import LeaseLost, acquire
 
@@ -22,7 +22,8 @@ def test_a_queued_job_is_cancelled_and_others_are_left_alone(store, settings):
     elsewhere = settings.model_copy(update={"state_dir": settings.state_dir / "other"})
     beside = store.submit("beside", {}, bound_key(elsewhere)).id
     settle_bound_jobs(settings)
-    assert store.get(bound).state is JobState.CANCELLED
+    assert (store.get(bound).state, store.get(bound).reason) == (JobState.CANCELLED, REASON)
+    assert store.latest(bound).data == {"state": "cancelled", "reason": REASON}
     assert [store.get(job).state for job in (other, beside)] == [JobState.QUEUED] * 2
 
 
@@ -51,9 +52,19 @@ def test_a_running_job_is_waited_for(store, settings, redis_client):
     thread = threading.Thread(target=trainer)
     thread.start()
     settle_bound_jobs(settings, wait_seconds=30)
-    assert store.get(job).state is JobState.CANCELLED
+    assert (store.get(job).state, store.get(job).reason) == (JobState.CANCELLED, REASON)
+    assert store.latest(job).data == {"state": "cancelled", "reason": REASON}
     assert asked.is_set()
     thread.join()
+
+
+def test_what_the_user_cancelled_before_stays_cancelled_by_the_user(store, settings, redis_client):
+    job = store.submit("mine", {}, bound_key(settings)).id
+    lease = acquire(redis_client, job, "host:1", "", 30, 3)
+    store.cancel(job)
+    settle_bound_jobs(settings)
+    lease.finish(JobState.CANCELLED, "the trainer's word")
+    assert store.get(job).reason == "cancelled by the user"
 
 
 def test_a_job_whose_trainer_does_not_stop_in_time_is_not_run_again(store, settings, redis_client):
@@ -62,7 +73,7 @@ def test_a_job_whose_trainer_does_not_stop_in_time_is_not_run_again(store, setti
     settle_bound_jobs(settings, wait_seconds=0)
     lease.release("its worker was stopped", refund=True)
     assert acquire(redis_client, job, "host:2", "", 30, 3) is None
-    assert store.get(job).state is JobState.CANCELLED
+    assert (store.get(job).state, store.get(job).reason) == (JobState.CANCELLED, REASON)
     with pytest.raises(LeaseLost):
         lease.renew()
 
@@ -73,7 +84,7 @@ def test_a_job_whose_trainer_is_killed_is_settled_when_its_lease_has_expired(
     job = store.submit("mine", {}, bound_key(settings)).id
     acquire(redis_client, job, "host:1", "", 0.5, 3)
     settle_bound_jobs(settings, wait_seconds=30)
-    assert store.get(job).state is JobState.CANCELLED
+    assert (store.get(job).state, store.get(job).reason) == (JobState.CANCELLED, REASON)
     assert redis_client.exists(bound_key(settings)) == 0
 
 

@@ -53,9 +53,18 @@ def test_what_is_no_redis_is_said_to_be_none(ssh):
         connect_now(f"redis://:s3cret@127.0.0.1:{ssh}/0")
 
 
+def test_a_database_that_it_lacks_is_named_with_the_servers_limit(locked):
+    for index in ("99", "9" * 30):
+        with pytest.raises(
+            RedisRefused, match=f"has no database {index}: .* 16, so the last is 15"
+        ):
+            connect_now(locked.url.replace("/0", f"/{index}"))
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
+        ("redis://s3cret@127.0.0.1:{port}/0", r"://\*\*\*@.* redis://:PASSWORD@HOST:PORT/0"),
         ("redis://:s3cret@127.0.0.1:{port}/0", "start one with `salon up`"),
         ("rediss://:s3cret@127.0.0.1:{port}/0", "see that this Redis runs"),
         ("redis://:s3cret/x@127.0.0.1:{port}/0", "write / @ . # of a password as %2F"),

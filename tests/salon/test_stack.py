@@ -144,6 +144,26 @@ def test_only_own_processes_are_ended(recorded, monkeypatch, of):
         process.wait()
 
 
+SLOW_TO_STOP = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), exit()))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_down_tells_what_it_still_waits_for(recorded, monkeypatch):
+    monkeypatch.setattr(stack, "TELL_SECONDS", 0.1)
+    command = [sys.executable, "-c", SLOW_TO_STOP]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        process.stdout.readline()
+        entry = {"pid": process.pid, "command": psutil.Process(process.pid).cmdline()}
+        settings = recorded(**entry, children=[{"name": "training", **entry}])
+        told = []
+        assert stack.down(settings, waiting=told.append)
+    assert told and set(map(tuple, told)) == {("training",)}
+
+
 @pytest.mark.parametrize("command", [stack.up, stack.down])
 def test_a_state_folder_that_others_may_write_is_refused(recorded, command):
     settings = recorded(own_shared_dir=str(Path("/dev/shm/salon-none")))

@@ -78,7 +78,9 @@ def test_the_table_has_a_row_for_every_reward_that_is_served(salon, pictures):
 def test_a_reward_that_lacks_an_input_says_so_in_its_row(salon, pictures):
     done = salon("score", "--reward", "all", *map(str, pictures))
     assert done.returncode == 0, "an input that was not given is no failure"
-    assert done.out.count("needs INPUT_REFERENCE") == 2
+    assert done.out.count("needs --reference") == 2
+    alone = salon("score", "--reward", "l2", str(pictures[0]))
+    assert "reward l2 needs --reference, and the sample has none" in alone.out
     for path in pictures:
         assert done.out.count(f" {path} ") == len(SERVED - {"preference"})
 
@@ -115,7 +117,7 @@ def test_prompt_and_metadata_arrive_and_details_are_shown(salon, start_service, 
     assert (tmp_path / "details.began").exists()
     assert table["patient"].split() == ["1", "batch:", "1", "1"]
     assert "boxes: [[1, 2], [3, 4.5]], caption: a cat, logit" in table["faulty"]
-    assert "INPUT_METADATA" in rows(salon(*arguments, str(pictures[0])))["patient"]
+    assert "--metadata" in rows(salon(*arguments, str(pictures[0])))["patient"]
 
 
 def entries(process):
