@@ -22,6 +22,10 @@ class RedisRefused(StackUnavailable):
     """Something answers there, but not to us."""
 
 
+class RedisMisnamed(StackUnavailable):
+    """SALON_REDIS_URL is no URL of a Redis, whatever runs."""
+
+
 def connect(url: str) -> redis.Redis:
     """A client that waits out a restart or a refusal of Redis for about a minute, then raises.
 
@@ -53,23 +57,14 @@ def connect_now(url: str) -> redis.Redis:
     """A patient client for the command line, of a Redis that answers now.
 
     Raises:
-        StackUnavailable: nothing answers at `url`, or it is no URL of a Redis.
+        StackUnavailable: nothing answers at `url`.
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
         RedisRefused: what answers there is no Redis, or one that wants another password.
     """
+    check_url(url)
     try:
-        if is_misread(url):
-            raise StackUnavailable(
-                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
-                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
-            )
-        if missing := missing_files(url):
-            raise StackUnavailable(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)
         client.ping()
-    except (ValueError, TypeError) as error:
-        # Its words may quote what is before a / in a password.
-        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
-        raise StackUnavailable(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
     except AuthenticationError:
         raise RedisRefused(_refusal(url)) from None
     except (InvalidResponse, UnicodeDecodeError) as error:
@@ -84,6 +79,30 @@ def connect_now(url: str) -> redis.Redis:
             "or set SALON_REDIS_URL to one that runs"
         ) from None
     return connect(url)
+
+
+def check_url(url: str) -> None:
+    """Refuse what no Redis can be reached by; nothing is connected.
+
+    Raises:
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
+    """
+    try:
+        if is_misread(url):
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
+                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
+            )
+        if missing := missing_files(url):
+            raise RedisMisnamed(f"SALON_REDIS_URL names {missing[0]}, which is no file")
+        # What redis-py does not take as an option shows when a connection is made of it.
+        redis.Redis.from_url(url).connection_pool.make_connection()
+    except (ValueError, TypeError) as error:
+        # Its words may quote what is before a / in a password.
+        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
+        raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
+    except RedisError as error:
+        raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {error}") from None
 
 
 def check_keeps_keys(client: redis.Redis) -> None:
