@@ -24,7 +24,7 @@ from salon import logs, redis_url
 from salon.bound_jobs import settle_bound_jobs
 from salon.broker import create_app
 from salon.channel import connect
-from salon.connection import RedisRefused, connect_now
+from salon.connection import RedisMisnamed, RedisRefused, connect_now
 from salon.embedded_redis import redis_program
 from salon.errors import SalonError, StackUnavailable
 from salon.extras import absent, require
@@ -76,7 +76,8 @@ def up(
         InvalidRequest: a tiny model is not there, an address cannot be used, or the state folder
             is not this user's alone to write into.
         MissingExtra: a part of the package that the stack needs is not installed.
-        RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
+        RedisMisnamed: SALON_REDIS_URL is no URL of a Redis.
+        RedisRefused: something else answers there, or a Redis with another password.
         StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
@@ -157,24 +158,32 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         InvalidRequest: the state folder is another user's, or others may write into it.
     """
     require_own(settings.state_dir)
+    if pid is not None:
+        _end(settings, pid)  # also where its record cannot be read
     state = read_state(settings)
-    supervisor = pid or (state["pid"] if state and may_end(state) else None)
-    if supervisor:
-        try:
-            process = psutil.Process(supervisor)
-            process.terminate()
-            process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
-        except psutil.NoSuchProcess:
-            log.debug("supervisor is gone already", pid=supervisor)
-        except psutil.TimeoutExpired:
-            process.kill()  # what it leaves behind is ended below
-    leftovers = [child for child in (state or {}).get("children", []) if may_end(child)]
+    if state is None:
+        return pid is not None
+    supervises = pid is None and may_end(state)
+    if supervises:
+        _end(settings, state["pid"])
+    leftovers = [child for child in state["children"] if may_end(child)]
     for child in leftovers:
         os.killpg(child["pid"], signal.SIGKILL)
-    if state and (shared_dir := state.get("own_shared_dir")):
-        remove_own_shared_dir(Path(shared_dir))
+    if state["own_shared_dir"]:
+        remove_own_shared_dir(Path(state["own_shared_dir"]))
     state_file(settings).unlink(missing_ok=True)
-    return bool(supervisor or leftovers)
+    return bool(pid is not None or supervises or leftovers)
+
+
+def _end(settings: Settings, supervisor: int) -> None:
+    try:
+        process = psutil.Process(supervisor)
+        process.terminate()
+        process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
+    except psutil.NoSuchProcess:
+        log.debug("supervisor is gone already", pid=supervisor)
+    except psutil.TimeoutExpired:
+        process.kill()  # what it leaves behind is ended by who called
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
@@ -190,7 +199,7 @@ def _whose_redis(settings: Settings) -> str:
     url = settings.redis_url
     try:
         connect_now(url)
-    except RedisRefused:
+    except (RedisRefused, RedisMisnamed):
         raise
     except StackUnavailable:
         if redis_url.own_port(url) is None:
@@ -254,8 +263,8 @@ def _wait_ready(
 
 def _failing(settings: Settings, supervisor: int) -> list[str]:
     """Those that die whenever they are started, by the record of that supervisor."""
-    state = read_state(settings) or {}
-    return list(state["failing"]) if state.get("pid") == supervisor else []
+    state = read_state(settings)
+    return list(state["failing"]) if state and state["pid"] == supervisor else []
 
 
 def _last_line(log_file: Path) -> str:
@@ -341,15 +350,23 @@ def _supervise(
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
     finally:
-        settle_bound_jobs(settings, settings.lease_seconds + settings.grace_seconds)
+        _settle(settings, settings.lease_seconds + settings.grace_seconds)
         for child in reversed(supervisor.children):
             if child.program.name != "redis":
                 child.stop()
         # Of a trainer that had to be killed the job is free now, or when its lease has expired.
-        settle_bound_jobs(settings, settings.lease_seconds)
+        _settle(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
             remove_own_shared_dir(own_shared_dir)
+
+
+def _settle(settings: Settings, wait_seconds: float) -> None:
+    try:
+        settle_bound_jobs(settings, wait_seconds)
+    except Exception:
+        # Whatever it is, the processes are still to be stopped.
+        log.exception("cannot settle the jobs of this stack")
 
 
 def _await_redis(settings: Settings, supervisor: Supervisor, record: Record) -> None:
