@@ -239,6 +239,15 @@ def test_what_concerns_the_whole_service_ends_the_command_with_its_document(scor
     assert (plain.exit_code, plain.stdout, plain.stderr.count("error: ")) == (1, "", 1)
 
 
+def test_a_damaged_record_of_a_stack_does_not_concern_who_names_the_service(
+    score, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SALON_STATE_DIR", raising=False)
+    (tmp_path / ".salon").mkdir(mode=0o700)
+    (tmp_path / ".salon" / "stack.json").write_text("{")
+    assert score(str(pictures[0])).exit_code == 0
+
+
 def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("SALON_REWARD_TARGET", raising=False)
     state = tmp_path / "state"
