@@ -1,12 +1,13 @@
 """`python -m services MODULE`: host the rewards of one module over gRPC."""
 
-import logging
-import os
 import sys
-from typing import NoReturn
 
 if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+
+import logging
+import os
+from typing import NoReturn
 
 import typer
 

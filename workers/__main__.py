@@ -3,11 +3,12 @@
 `celery -A workers worker` is the same, but for the working folder: that comes first there.
 """
 
-import os
 import sys
 
-if not sys.flags.safe_path:
-    sys.path.append(sys.path.pop(0))  # typed by hand without -P
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+
+import os
 
 from celery.__main__ import main as celery
 
