@@ -72,6 +72,8 @@ def connect_now(url: str) -> redis.Redis:
             f"what answers at {shown(url)} is no Redis ({error}): stop it, or set SALON_REDIS_URL "
             "to another address"
         ) from None
+    except ValueError as error:  # what is no name of a host shows when it is looked up
+        raise _misnamed(url, error) from None
     except RedisError as error:
         start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
         raise StackUnavailable(
@@ -97,12 +99,17 @@ def check_url(url: str) -> None:
             raise RedisMisnamed(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         # What redis-py does not take as an option shows when a connection is made of it.
         redis.Redis.from_url(url).connection_pool.make_connection()
+        url.encode()  # a half character of a password would be found only where it is sent
     except (ValueError, TypeError) as error:
-        # Its words may quote what is before a / in a password.
-        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
-        raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
+        raise _misnamed(url, error) from None
     except RedisError as error:
         raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {error}") from None
+
+
+def _misnamed(url: str, error: Exception) -> RedisMisnamed:
+    # Its words may quote what is before a / in a password.
+    why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
+    return RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {why}")
 
 
 def check_keeps_keys(client: redis.Redis) -> None:

@@ -83,6 +83,8 @@ def test_no_error_shows_the_password(url, words):
         ("rediss://127.0.0.1:1/0?ssl_cert_reqs=maybe", "maybe"),
         ("rediss://127.0.0.1:1/0?ssl_ca_certs=/no.pem", "/no.pem, which is no file"),
         ("http://127.0.0.1:1/0", "following schemes"),
+        ("redis://:s3cr\udcff@127.0.0.1:1/0", "of a password as %2F"),
+        ("redis://127..1:1/0", "label"),
     ],
 )
 def test_what_is_no_url_is_told_from_a_redis_that_is_away(url, words):
