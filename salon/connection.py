@@ -30,6 +30,10 @@ class RedisRefused(StackUnavailable):
     """What answers there does not answer to us, or nothing can at such a URL: no use in waiting."""
 
 
+class RedisMisnamed(RedisRefused):
+    """SALON_REDIS_URL is no URL of a Redis, whatever runs."""
+
+
 def connect(url: str) -> redis.Redis:
     """A client that waits out a restart or a refusal of Redis for about a minute, then raises.
 
@@ -62,29 +66,14 @@ def connect_now(url: str) -> redis.Redis:
 
     Raises:
         StackUnavailable: nothing answers at `url`.
-        RedisRefused: it is no URL of a Redis; or what answers there is none, or one that wants
-            another password or has no such database.
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
+        RedisRefused: what answers there is no Redis, or one that wants another password or has no
+            such database.
     """
+    check_url(url)
     try:
-        if lacks_colon(url):
-            raise RedisRefused(
-                f"SALON_REDIS_URL is {shown(url)!r}: a password alone is written with a colon, "
-                "redis://:PASSWORD@HOST:PORT/0, and a user who has none with one behind, "
-                "redis://USER:@HOST:PORT/0"
-            )
-        if is_misread(url):
-            raise RedisRefused(
-                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
-                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
-            )
-        if missing := missing_files(url):
-            raise RedisRefused(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)
         client.ping()
-    except (ValueError, TypeError) as error:
-        # Its words may quote what is before a / in a password.
-        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
-        raise RedisRefused(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
     except AuthenticationError:
         raise RedisRefused(_refusal(url)) from None
     except ResponseError as error:
@@ -98,9 +87,46 @@ def connect_now(url: str) -> redis.Redis:
             f"what answers at {shown(url)} is no Redis ({error}): stop it, or set SALON_REDIS_URL "
             "to another address"
         ) from None
+    except ValueError as error:  # what is no name of a host shows when it is looked up
+        raise _misnamed(url, error) from None
     except RedisError as error:
         raise _unavailable(url, error) from None
     return connect(url)
+
+
+def check_url(url: str) -> None:
+    """Refuse what no Redis can be reached by; nothing is connected.
+
+    Raises:
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
+    """
+    try:
+        if lacks_colon(url):
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: a password alone is written with a colon, "
+                "redis://:PASSWORD@HOST:PORT/0, and a user who has none with one behind, "
+                "redis://USER:@HOST:PORT/0"
+            )
+        if is_misread(url):
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
+                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
+            )
+        if missing := missing_files(url):
+            raise RedisMisnamed(f"SALON_REDIS_URL names {missing[0]}, which is no file")
+        # What redis-py does not take as an option shows when a connection is made of it.
+        redis.Redis.from_url(url).connection_pool.make_connection()
+        url.encode()  # a half character of a password would be found only where it is sent
+    except (ValueError, TypeError) as error:
+        raise _misnamed(url, error) from None
+    except RedisError as error:
+        raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {error}") from None
+
+
+def _misnamed(url: str, error: Exception) -> RedisMisnamed:
+    # Its words may quote what is before a / in a password.
+    why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
+    return RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {why}")
 
 
 def check_keeps_keys(client: redis.Redis) -> None:

@@ -220,7 +220,12 @@ class JobStore:
             if not raw:
                 raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
             return _read(job, {key.decode(): value.decode() for key, value in raw.items()})
-        except (redis.ResponseError, KeyError, ValueError, TypeError, OverflowError) as error:
+        except redis.exceptions.NoPermissionError:  # says nothing of the record
+            raise
+        except (
+            *(redis.ResponseError, RecursionError),
+            *(KeyError, ValueError, TypeError, OverflowError),
+        ) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise JobUnreadable(
                 f"the record of job {job} in Redis cannot be read ({reason}): delete the key "
@@ -298,8 +303,11 @@ class JobStore:
         ]
 
     def follow(self, job: str, block_seconds: float = 1.0) -> Iterator[Event | None]:
-        """Every event of `job` until it is over; None whenever `block_seconds` pass without one."""
-        self.get(job)
+        """Every event of `job` until it is over; None whenever `block_seconds` pass without one.
+
+        Raises:
+            JobNotFound: no such job.
+        """
         after = "0-0"
         while True:
             over = self.get(job).state.final
@@ -385,7 +393,7 @@ def _event(identifier: str, fields: Mapping[bytes, bytes]) -> Event:
         if not isinstance(data, dict):
             raise TypeError(f"its data is a {type(data).__name__}")
     # Said in its place, so that who follows the job goes on behind it.
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         text = f"entry {identifier} of the job's history cannot be read: {error!r}"
         return Event(identifier, "warning", {"text": text})
     return Event(identifier, kind, data)

@@ -24,14 +24,16 @@ def _stored(state_dir: Path, url: str) -> str:
     try:
         stored = json.loads(file.read_text())
         port, password = stored["port"], stored["password"]
+        if not isinstance(password, str) or not password.isascii():
+            raise TypeError("no password that was made here")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise SalonError(
             f"{file} is damaged: delete it, then `salon down` and `salon up`"
         ) from None
     # Another Redis, at another port, has nothing to do with it.
-    return str(password) if port == redis_url.own_port(url) else ""
+    return password if port == redis_url.own_port(url) else ""
 
 
 def with_stored_password(state_dir: Path, url: str) -> str:

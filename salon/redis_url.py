@@ -59,11 +59,13 @@ def own_port(url: str) -> int | None:
 
 
 def is_misread(url: str) -> bool:
-    """Whether a part of `url` is not what it is for, as where a password holds a bare / or #."""
+    """Whether a part of `url` is not what it is for, as where a password holds a bare / ? or #."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss"):
         return False
-    return bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
+    # redis-py leaves out what is no option: that it was the host would not be noticed.
+    cut = any("@" in part and "=" not in part for part in parts.query.split("&"))
+    return cut or bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
 
 
 def missing_files(url: str) -> list[str]:

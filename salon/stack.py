@@ -23,7 +23,7 @@ from salon import logs, redis_url
 from salon.bound_jobs import settle_bound_jobs
 from salon.broker import create_app
 from salon.channel import connect
-from salon.connection import RedisRefused, connect_now
+from salon.connection import RedisMisnamed, RedisRefused, connect_now
 from salon.embedded_redis import redis_program
 from salon.errors import SalonError, StackUnavailable
 from salon.extras import absent, require
@@ -77,7 +77,8 @@ def up(
         InvalidRequest: a tiny model is not there, an address cannot be used, the state folder
             is not this user's alone to write into, or it or that of the runs cannot be written.
         MissingExtra: a part of the package that the stack needs is not installed.
-        RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
+        RedisMisnamed: SALON_REDIS_URL is no URL of a Redis.
+        RedisRefused: something else answers there, or a Redis with another password.
         StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
@@ -168,39 +169,44 @@ def down(
         InvalidRequest: the state folder is another user's, or others may write into it.
     """
     require_own(settings.state_dir)
+    if pid is not None:
+        _end(settings, pid, None, waiting)  # also where its record cannot be read
     state = read_state(settings)
-    supervisor = pid or (state["pid"] if state and may_end(state) else None)
-    if supervisor:
-        try:
-            _end(psutil.Process(supervisor), settings, state, waiting)
-        except psutil.NoSuchProcess:
-            log.debug("supervisor is gone already", pid=supervisor)
-    leftovers = [child for child in (state or {}).get("children", []) if may_end(child)]
+    if state is None:
+        return pid is not None
+    supervises = pid is None and may_end(state)
+    if supervises:
+        _end(settings, state["pid"], state, waiting)
+    leftovers = [child for child in state["children"] if may_end(child)]
     for child in leftovers:
         os.killpg(child["pid"], signal.SIGKILL)
-    if state and (shared_dir := state.get("own_shared_dir")):
-        remove_own_shared_dir(Path(shared_dir))
+    if state["own_shared_dir"]:
+        remove_own_shared_dir(Path(state["own_shared_dir"]))
     state_file(settings).unlink(missing_ok=True)
-    return bool(supervisor or leftovers)
+    return bool(pid is not None or supervises or leftovers)
 
 
 def _end(
-    supervisor: psutil.Process,
     settings: Settings,
+    supervisor: int,
     state: Mapping[str, Any] | None,
     waiting: Callable[[list[str]], None],
 ) -> None:
-    supervisor.terminate()
-    deadline = time.monotonic() + 2 * settings.lease_seconds + 3 * settings.grace_seconds + 30
-    while time.monotonic() < deadline:
-        try:
-            supervisor.wait(TELL_SECONDS)
-        except psutil.TimeoutExpired:
-            children = state["children"] if state else []
-            waiting([child["name"] for child in children if is_alive(child)] or ["the stack"])
-        else:
-            return
-    supervisor.kill()  # what it leaves behind is ended by who called
+    try:
+        process = psutil.Process(supervisor)
+        process.terminate()
+        deadline = time.monotonic() + 2 * settings.lease_seconds + 3 * settings.grace_seconds + 30
+        while time.monotonic() < deadline:
+            try:
+                process.wait(TELL_SECONDS)
+            except psutil.TimeoutExpired:
+                children = state["children"] if state else []
+                waiting([child["name"] for child in children if is_alive(child)] or ["the stack"])
+            else:
+                return
+        process.kill()  # what it leaves behind is ended by who called
+    except psutil.NoSuchProcess:
+        log.debug("supervisor is gone already", pid=supervisor)
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
@@ -216,7 +222,7 @@ def _whose_redis(settings: Settings) -> str:
     url = settings.redis_url
     try:
         connect_now(url)
-    except RedisRefused:
+    except (RedisRefused, RedisMisnamed):
         raise
     except StackUnavailable:
         if redis_url.own_port(url) is None:
@@ -275,8 +281,8 @@ def _wait_ready(
 
 def _failing(settings: Settings, supervisor: int) -> list[str]:
     """Those that die whenever they are started, by the record of that supervisor."""
-    state = read_state(settings) or {}
-    return list(state["failing"]) if state.get("pid") == supervisor else []
+    state = read_state(settings)
+    return list(state["failing"]) if state and state["pid"] == supervisor else []
 
 
 def _last_line(log_file: Path) -> str:
@@ -362,15 +368,23 @@ def _supervise(
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
     finally:
-        settle_bound_jobs(settings, settings.lease_seconds + settings.grace_seconds)
+        _settle(settings, settings.lease_seconds + settings.grace_seconds)
         for child in reversed(supervisor.children):
             if child.program.name != "redis":
                 child.stop()
         # Of a trainer that had to be killed the job is free now, or when its lease has expired.
-        settle_bound_jobs(settings, settings.lease_seconds)
+        _settle(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
             remove_own_shared_dir(own_shared_dir)
+
+
+def _settle(settings: Settings, wait_seconds: float) -> None:
+    try:
+        settle_bound_jobs(settings, wait_seconds)
+    except Exception:
+        # Whatever it is, the processes are still to be stopped.
+        log.exception("cannot settle the jobs of this stack")
 
 
 def _await_redis(settings: Settings, supervisor: Supervisor, record: Record) -> None:

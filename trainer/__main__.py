@@ -29,7 +29,7 @@ import structlog
 import typer
 
 from salon import logs
-from salon.connection import connect, connect_once
+from salon.connection import check_url, connect, connect_once
 from salon.errors import SalonError
 from salon.extras import MissingExtra, require
 from salon.jobs import Job, JobNotFound, JobState, JobStore, check_id
@@ -63,7 +63,7 @@ def run(
     rank = int(os.environ.get("RANK", "0"))
     logs.configure("trainer", job=job, **({"rank": rank} if "RANK" in os.environ else {}))
     keep_freed_memory()
-    settings = load_settings()
+    settings = _settings()
     try:
         require("this host's trainer", "trainer")
     except MissingExtra as error:
@@ -107,7 +107,7 @@ def take(job: str) -> None:
     The lease is long enough to start them all; the first beat of rank 0 gives it its usual length.
     """
     _check(job)
-    settings = load_settings()
+    settings = _settings()
     lease = acquire(
         connect(settings.redis_url),
         job,
@@ -142,6 +142,15 @@ def _check(job: str) -> None:
         check_id(job)
     except JobNotFound as error:
         sys.exit(str(error))
+
+
+def _settings() -> Settings:
+    try:
+        settings = load_settings()
+        check_url(settings.redis_url)
+    except SalonError as error:
+        sys.exit(str(error))
+    return settings
 
 
 def _fail(job: str, token: int, settings: Settings, reason: str) -> None:

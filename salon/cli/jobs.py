@@ -1,6 +1,7 @@
 """The commands about jobs that there are: jobs, show, logs, cancel, report."""
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -158,14 +159,19 @@ def report(
 ) -> None:
     """Write one report over several jobs, such as those of `submit --seeds`."""
     check_report_file(out)
-    compare([_run_folder(job) for job in dict.fromkeys(jobs)], out, console)
+    compare(_run_folders(jobs), out, console)
 
 
-def _run_folder(job: str) -> str:
-    """Of a job, or the folder itself: that of `salon run` is asked for with no stack up."""
-    if Path(job).is_dir():
-        return job
-    record = find(open_store(load_settings()), job)
+def _run_folders(jobs: Iterable[str]) -> list[str]:
+    """Of jobs, or the folders themselves: that of `salon run` is asked for with no stack up."""
+    folders = {job: job for job in jobs}
+    if ids := [job for job in folders if not Path(job).is_dir()]:
+        store = open_store(load_settings())
+        folders |= {job: _run_folder(find(store, job)) for job in ids}
+    return list(folders.values())
+
+
+def _run_folder(record: Job) -> str:
     if record.state is not JobState.SUCCEEDED:
         raise InvalidRequest(f"{record.id} is {record.state.value}: it has no report yet")
     return record.folder

@@ -67,7 +67,7 @@ def score(
         _parse(metadata) if metadata else None,
         _read(reference, limit) if reference else None,
     )
-    targets = known_targets(settings)
+    targets = {} if target else known_targets(settings)
     if reward not in ("", ALL, *targets) and not target and stack.running(settings):
         raise _unknown(reward, targets)
     documents: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ def known_targets(settings: Settings) -> dict[str, str]:
     """host:port by reward: those of the running stack, and those that the settings name."""
     state = stack.running(settings)
     if state is not None:
-        return {**state.get("rewards", {}), **settings.reward_targets}
+        return {**state["rewards"], **settings.reward_targets}
     named = "reward_target" in settings.model_fields_set or not settings.reward_targets
     return ({"": settings.reward_target} if named else {}) | settings.reward_targets
 
@@ -174,7 +174,7 @@ def _read(path: Path, limit: int) -> bytes:
 def _parse(text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"--metadata is not JSON ({error}): {text[:80]!r}") from None
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"--metadata must be a JSON object, got {text[:80]!r}")

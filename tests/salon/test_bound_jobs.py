@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from salon.bound_jobs import REASON, bound_key, settle_bound_jobs
-from salon.jobs import JobState, JobStore
+from salon.jobs import JobState, JobStore, job_key
 from salon.lease import LeaseLost, acquire
 
 
@@ -86,6 +86,27 @@ def test_a_job_whose_trainer_is_killed_is_settled_when_its_lease_has_expired(
     settle_bound_jobs(settings, wait_seconds=30)
     assert (store.get(job).state, store.get(job).reason) == (JobState.CANCELLED, REASON)
     assert redis_client.exists(bound_key(settings)) == 0
+
+
+def test_a_job_that_cannot_be_settled_keeps_no_other_from_it(store, settings, redis_client):
+    key = bound_key(settings)
+    broken, whole = ([store.submit("mine", {}, key).id for _ in range(5)] for _ in range(2))
+    for job in broken:
+        redis_client.delete(job_key(job))
+        redis_client.rpush(job_key(job), "of another type")
+    settle_bound_jobs(settings)
+    assert {store.get(job).state for job in whole} == {JobState.CANCELLED}
+    assert redis_client.smembers(key) == {job.encode() for job in broken}
+    redis_client.delete(*map(job_key, broken))
+    settle_bound_jobs(settings)
+    assert not redis_client.exists(key)
+
+
+def test_a_damaged_id_of_the_stack_is_made_anew(settings):
+    key = bound_key(settings)
+    (settings.state_dir / "stack.id").write_bytes(b"\xff\xfe")
+    assert bound_key(settings) not in (key, "salon:bound:")
+    assert bound_key(settings) == bound_key(settings)
 
 
 def test_what_is_over_stays_as_it_ended(store, settings, redis_client):

@@ -133,7 +133,19 @@ def test_the_password_stays_and_is_for_that_port_alone(tmp_path):
         "redis://x@localhost:6390/0",
     ):
         assert with_stored_password(tmp_path / "state", other) == other
-    (tmp_path / "state" / "redis" / "password").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "\xff", "[" * 10**5),
+        *(f'{{"port": 6390, "password": {value}}}' for value in ("null", "1", r'"\ud800"')),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_damaged_password_is_named(tmp_path, text):
+    with_new_password(tmp_path / "state", "redis://127.0.0.1:6390/0")
+    (tmp_path / "state" / "redis" / "password").write_text(text, encoding="latin-1")
     with pytest.raises(SalonError, match="password is damaged: delete it"):
         with_stored_password(tmp_path / "state", "redis://127.0.0.1:6390/0")
 

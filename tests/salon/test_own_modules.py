@@ -75,6 +75,16 @@ def test_a_process_of_salons_finds_its_own_modules_first(folder, command):
         assert "Usage: python -m" in found.stdout
 
 
+@pytest.mark.parametrize("module", ["services", "trainer", "workers"])
+def test_so_does_one_that_is_typed_by_hand(folder, module):
+    for name in (*SALONS, "types"):  # found before any of our code runs
+        (folder / f"{name}.py").unlink()
+    for name in ("socket", "signal", "typing"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the user’s ' + __name__ + ' ran')")
+    found = run([sys.executable, "-m", module, "--help"], folder)
+    assert f"Usage: python -m {module}" in found.stdout, found.stderr
+
+
 # In a process that was begun otherwise, and for those that it starts.
 LATER = """
 import subprocess, sys

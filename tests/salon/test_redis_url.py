@@ -79,6 +79,9 @@ def test_certificates_that_are_missing_are_named(tmp_path):
     [
         ("redis://:p@SECRET/w#rd@127.0.0.1:6390/0", True),
         ("redis://127.0.0.1:6390/abc", True),
+        ("redis://:12?cret@127.0.0.1:6390/0", True),
+        ("redis://alice:12?cret@127.0.0.1:6390/0", True),
+        ("redis://?password=p@w&db=1", False),
         ("redis://:p%40s%2Fw%23rd@127.0.0.1:6390/0", False),
         ("redis://127.0.0.1:6390", False),
         ("rediss://host:6390/1?ssl_ca_certs=/a/b", False),

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from salon.cli.app import app
 from salon.cli.score import FILES_AT_ONCE, known_targets
 from salon.cli.score_table import Answer, Batch, score_table
-from salon.errors import ServiceUnavailable
+from salon.errors import InvalidRequest, ServiceUnavailable
 from salon.local_services import LOCAL_SERVICES
 from salon.settings import Settings
 from tests.fixtures.command import Salon, assert_one_line_error
@@ -239,6 +239,20 @@ def test_what_concerns_the_whole_service_ends_the_command_with_its_document(scor
     assert {entry["error"]["code"] for entry in listed} == {"UnknownReward"}
     plain = score("--reward", "beauty", *paths)
     assert (plain.exit_code, plain.stdout, plain.stderr.count("error: ")) == (1, "", 1)
+
+
+def test_a_damaged_record_of_a_stack_does_not_concern_who_names_the_service(
+    score, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SALON_STATE_DIR", raising=False)
+    (tmp_path / ".salon").mkdir(mode=0o700)
+    (tmp_path / ".salon" / "stack.json").write_text("{")
+    assert score(str(pictures[0])).exit_code == 0
+
+
+def test_metadata_that_are_nested_too_deeply_are_said(score, pictures):
+    with pytest.raises(InvalidRequest, match=r"--metadata is not JSON .*recursion"):
+        score("--metadata", "[" * 5000, str(pictures[0]))
 
 
 def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, tmp_path):
