@@ -104,8 +104,8 @@ def test_connections_share_by_bytes_and_not_by_messages(make):
         callers.come(f"large {index}", "large")
     for index in range(12):
         callers.come(f"small {index}", "small", size=100)
-    while len(callers.began) < 2 + 12:
-        callers.end(callers.began[-1])
+    for index in range(2, 2 + 12):
+        callers.end(callers.began[index])
     # Ten of the small ones are as many bytes as a large one.
     first = callers.began[2:14]
     assert [name.split()[0] for name in first].count("large") in (1, 2)
