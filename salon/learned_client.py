@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from salon.calls import PatientCall, until_answered
+from salon.calls import PatientCall, expiry, until_answered
 from salon.channel import MAX_MESSAGE_BYTES, Security
 from salon.client import DEADLINE_SECONDS, RewardClient
 from salon.errors import InvalidRequest
@@ -104,7 +104,7 @@ class LearnedRewardClient(RewardClient):
             Overloaded: too many instances, or others use this one.
             SalonError: as `RewardClient.score` has it.
         """
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         limits = self._limits(reward, expires)
         request = wire.FitRequest(
             reward=reward,
@@ -139,7 +139,7 @@ class LearnedRewardClient(RewardClient):
         """
         request = wire.ExportRequest(reward=reward, instance=instance)
 
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
 
         def attempt() -> Export:
             version, data = "", bytearray()
@@ -163,7 +163,7 @@ class LearnedRewardClient(RewardClient):
             Overloaded: it is larger than the service takes, or there are too many instances.
             SalonError: as `RewardClient.score` has it.
         """
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         limits = self._limits(reward, expires)
         most = min(PIECE_BYTES, self._most_bytes(limits)) - FRAME_BYTES
 
@@ -187,7 +187,7 @@ class LearnedRewardClient(RewardClient):
             SalonError: as `RewardClient.score` has it.
         """
         request = wire.DeleteRequest(reward=reward, instance=instance)
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         PatientCall(self._learned.Delete, request, self._peer, expires).result()
 
     def _most_bytes(self, limits: reward_pb2.Limits) -> int:

@@ -15,7 +15,7 @@ from services.cache import ScoreCache
 from services.call import Call
 from services.decoding import DecodedPixels
 from services.instance_scoring import InstanceScorer
-from services.isolation import told
+from services.isolation import fit_reply, told
 from services.learned_reward import LearnedReward
 from services.limits import BatchLimits, Limits
 from services.metrics import Metrics
@@ -56,6 +56,7 @@ class HostedReward(ABC):
         Raises:
             InvalidRequest: an instance of a reward that has none.
             UnknownInstance: a learned reward has none of that name.
+            RewardFailed: the reply would be larger than a message may be.
             Overloaded, DeadlineExceeded, ServiceUnavailable: as `Batcher` and `CallScorer` have it.
         """
 
@@ -124,7 +125,8 @@ class BatchedReward(HostedReward):
             reader = SampleReader(self.reward, self._limits, file, call, self._held)
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
-        return _response(self.reward, self.reward.version, outcomes)
+        response = _response(self.reward, self.reward.version, outcomes)
+        return fit_reply(response, self._limits.max_message_bytes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`."""
@@ -201,7 +203,8 @@ class LearnedHostedReward(HostedReward):
                 call, reader, self._held, lambda part: self._scorer.score(instance, part, call)
             )
             outcomes = scorer.score(received.samples)
-            return _response(self.reward, instance.version, outcomes)
+            response = _response(self.reward, instance.version, outcomes)
+        return fit_reply(response, self._limits.max_message_bytes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`; a fit may take as long as its steps do."""

@@ -9,7 +9,7 @@ from salon.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from salon.request_bounds import check_bounds
 from salon.reward.v1 import learned_reward_pb2
 from salon.structs import to_dict, to_struct
-from services.answering import Answering
+from services.answering import Answering, write
 from services.call import Call
 from services.decoding import DecodedPixels
 from services.learned.examples import ExampleReader
@@ -45,18 +45,12 @@ class LearnedServicer:
 
     def add_to(self, server: grpc.Server) -> None:
         """Answer on `server`, which must not have started."""
-
-        def write(response: Any) -> bytes:
-            written: bytes = response.SerializeToString()
-            return written
-
-        # Bytes: they take memory and time once they are read, and so only of who is let in.
-        unary = grpc.unary_unary_rpc_method_handler
+        answering = self._answering
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Fit": unary(self.Fit, None, write),
-            "Export": grpc.unary_stream_rpc_method_handler(self.Export, None, write),
+            "Fit": answering.unary(self.Fit),
+            "Export": answering.unary_stream(self.Export),
             "Import": grpc.stream_unary_rpc_method_handler(self.Import, None, write),
-            "Delete": unary(self.Delete, None, write),
+            "Delete": answering.unary(self.Delete),
         }
         server.add_registered_method_handlers(SERVICE, handlers)
 
