@@ -23,7 +23,7 @@ PING_SECONDS, PING_ANSWER_SECONDS = 30.0, 20.0
 a caller whose machine is gone nothing else would tell."""
 
 WINDOW_BYTES = 256 * 1024
-"""Most bytes of a message that may be sent before it is asked for (see `Turns`). Beside 64 callers who
+"""Most bytes of a message that may be sent before it is asked for (see `Turns`). Beside 64 who
 sent 16 MB each the service held 1.2 GB without this, and 0.2 to 0.5 with."""
 
 # Otherwise two servers could share a port, and clients would reach either.
