@@ -26,6 +26,7 @@ from salon.errors import (
     SalonError,
     SharedFileUnavailable,
     from_rpc_error,
+    in_words,
     is_untried,
     reason_of,
 )
@@ -222,7 +223,7 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
             _keep_words(target, f"{code.name}: {detail}")
         if code in _PASSING or hint is not None:
             raise _Waiting(f"waiting for {service}: {code.name}: {detail}", hint) from None
-        raise type(failure)(f"reward {task.reward} refused a batch: {failure}") from None
+        raise type(failure)(f"{service} refused a batch: {in_words(error)}") from None
 
 
 def _is_connected(channel: grpc.Channel) -> bool:

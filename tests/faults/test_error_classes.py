@@ -66,7 +66,6 @@ def test_a_job_catches_the_class_that_a_service_raised(package, stack):
     ended = store.get(job)
     assert (ended.state, ended.attempts) == (JobState.FAILED, 1)
     assert ended.reason == (
-        f"caught: reward remembering refused a batch: reward service "
-        f"{stack.settings.reward_target}: NOT_FOUND: reward remembering scores by instance: name "
-        "one in ScoreRequest.instance"
+        f"caught: reward service remembering at {stack.settings.reward_target} refused a batch: "
+        "NOT_FOUND: reward remembering scores by instance: name one in ScoreRequest.instance"
     )

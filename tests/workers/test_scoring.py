@@ -129,7 +129,7 @@ def test_where_waiting_does_not_help_the_batch_fails_at_once_as_it_did_there(
     service.script = [answer]
     words = "bare" if isinstance(answer, grpc.StatusCode) else str(answer)
     target = scoring.settings.reward_target
-    said = f"^reward r refused a batch: reward service {target}: {kind.grpc_code.name}: {words}"
+    said = f"^reward service r at {target} refused a batch: {kind.grpc_code.name}: {words}"
     with pytest.raises(SalonError, match=said) as caught:
         scoring._score(batch, b"")
     assert type(caught.value) is kind
@@ -153,11 +153,11 @@ def test_a_reply_is_what_trainers_of_any_release_read(service, run, batch):
     message = batch.model_copy(update={"reference": blobs.put(b"a request")})
     service.script = [UnknownInstance("no instance 'job'")]
     reply = run(message.model_dump(mode="json"))
-    said = f"reward service {scoring.settings.reward_target}: NOT_FOUND: no instance 'job'"
+    named = f"reward service r at {scoring.settings.reward_target}"
     assert reply == {
         b"batch": b"b" * 32,
         b"kind": b"failed",
-        b"body": f"reward r refused a batch: {said}".encode(),
+        b"body": f"{named} refused a batch: NOT_FOUND: no instance 'job'".encode(),
         b"error": b"UnknownInstance",
     }
     assert not scoring._redis().keys("salon:blob:*")
