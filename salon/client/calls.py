@@ -93,7 +93,8 @@ def _no_connection(peer: Peer, failure: SalonError, expires: float) -> str:
     elif not isinstance(failure, ServiceUnavailable):
         return ""
     seconds = expires - time.monotonic()
-    return explain(peer.target, peer.security, seconds) if seconds > 0 else ""
+    why = explain(peer.target, peer.security, seconds) if seconds > 0 else ""
+    return why or unreached(peer.target, GLANCE_SECONDS)
 
 
 def _glance(channel: grpc.Channel) -> grpc.StatusCode:

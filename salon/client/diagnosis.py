@@ -5,7 +5,7 @@ import ssl
 import time
 
 from salon.security import Security
-from salon.targets import addresses, through_proxy
+from salon.targets import addresses, is_this_host, through_proxy
 
 PROBE_SECONDS = 2.0
 """Longest that a look may take: connecting, the handshake and the first byte together."""
@@ -67,11 +67,15 @@ def unreached(target: str, seconds: float) -> str:
         reason = f"no answer within {seconds:g} s"
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, ConnectionRefusedError) and is_this_host(target):
+            return (
+                f"nothing listens there ({reason}): `salon serve NAME` or `salon up` starts one; "
+                "or check that the address is right"
+            )
     else:
         return ""
     return (
-        f"nothing answers there ({reason}), and the deadline came before a service did: check that "
-        "it runs there and that the address is right"
+        f"nothing answers there ({reason}): check that it runs there and that the address is right"
     )
 
 

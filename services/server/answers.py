@@ -1,6 +1,7 @@
 """How every call is let in, logged and counted, and how what it raised becomes a status."""
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +20,17 @@ from salon.errors import (
     to_status,
 )
 from salon.reward.v1 import reward_pb2
+from salon.wire.limits import MAX_MESSAGE_BYTES
 from salon.wire.shared_files import SharedDirectory
-from services.scoring.call import Call, abandoned, given_up
+from services.scoring.call import Call, given_up
 from services.scoring.metrics import Metrics
 from services.server.admission import Admission
 from services.server.receiving import Turns
 
 logger = structlog.get_logger()
+
+LEFT_SECONDS = 0.25
+"""How soon after the end of what a call brings gRPC tells that its caller has left."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -40,6 +45,7 @@ class Answering:
         metrics: Metrics,
         shared: SharedDirectory | None,
         log_calls: bool,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """Answer whom `admission` lets in.
 
@@ -48,12 +54,13 @@ class Answering:
             metrics: counts every call.
             shared: where files of slices lie, if anywhere.
             log_calls: log also the calls in which nothing went wrong.
+            max_message_bytes: largest message that is received.
         """
         self._admission = admission
         self._metrics = metrics
         self._shared = shared
         self._log_calls = log_calls
-        self._turns = Turns()
+        self._turns = Turns(max_message_bytes)
         self.shared_marker = shared.marker() if shared else ""
         """By which callers know that they share the directory."""
 
@@ -148,13 +155,16 @@ class Answering:
         started = time.monotonic()
         call = Call(lambda: given_up(context), logger.bind(method=method))
         try:
-            with self._turns.one(context.peer(), call.check_wanted, context.cancel) as turn:
-                for payload in payloads:
-                    turn.size = len(payload)
-                    return payload
+            payload = self._turns.receive(context.peer(), payloads, call.check_wanted)
+            if payload is not None:
+                return payload
+            # Of half a message its end is told first, and then that its caller has left.
+            over = threading.Event()
+            if not context.add_callback(over.set) or over.wait(LEFT_SECONDS):
+                raise _left()
             raise InvalidRequest(f"the call ended without a message: {method} takes one")
         except (grpc.RpcError, SalonError) as error:
-            why = error if isinstance(error, SalonError) else abandoned()
+            why = error if isinstance(error, SalonError) else _left()
             self._metrics.request("", why.grpc_code.name)
             _refuse(context, call, why, started)
 
@@ -176,6 +186,13 @@ class Answering:
             )
         with self._shared.open(shared_file) as shared:
             yield shared
+
+
+def _left() -> DeadlineExceeded:
+    """What a call ends in whose message never came; of one too large gRPC tells nothing else."""
+    return DeadlineExceeded(
+        "the caller left before its message was here, or it was larger than --max-message-bytes"
+    )
 
 
 def write(response: Any) -> bytes:

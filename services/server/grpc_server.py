@@ -52,7 +52,10 @@ class RewardServer:
         self._admission = Admission(options.max_concurrent_calls)
         self._health = Health()
         shared = SharedDirectory(options.shared_dir) if options.shared_dir else None
-        self._answering = Answering(self._admission, self._metrics, shared, options.log_calls)
+        self._answering = Answering(
+            *(self._admission, self._metrics, shared, options.log_calls),
+            max_message_bytes=options.limits.max_message_bytes,
+        )
         self._servicer = RewardServicer(options.limits, self._answering)
         self._held = DecodedPixels(large_waiting=options.max_large_waiting)
         self._hosted: list[HostedReward] = []

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from salon.errors import Overloaded
+from salon.errors import DeadlineExceeded, Overloaded
+from salon.wire.limits import MAX_MESSAGE_BYTES
 
 MAX_CALLS = 128
-"""Those that wait for their turn or receive, each with a thread; more are refused."""
+"""Those that wait for their turn, with a thread each, or receive, with two; more are refused."""
 AT_ONCE_BYTES = 32 * 1024 * 1024
 """Received at once, as far as can be foreseen: while one of the largest messages is copied, another
 may be on its way."""
@@ -26,6 +27,11 @@ UNKNOWN_BYTES = 1024 * 1024
 """What the first message of a connection is taken for."""
 TURN_SECONDS = 0.1
 """How long a turn keeps others waiting: who sends slowly goes on without one."""
+MESSAGE_SECONDS, SLOWEST = 30.0, 128 * 1024
+"""How long a message may take from its turn on, and what has come of it takes memory: so many
+seconds, and one more for each so many bytes of the largest that is accepted."""
+CHECK_SECONDS = 0.1
+"""How soon a call that receives is told that it must end."""
 CONNECTIONS = 1024
 """Whose last message is remembered."""
 RETRY_SECONDS = 1.0  # a hint to callers who are one too many
@@ -34,32 +40,41 @@ RETRY_SECONDS = 1.0  # a hint to callers who are one too many
 class Turns:
     """The turns of one server, by start-time fair queueing (Goyal et al. 1996) in bytes."""
 
-    def __init__(self, at_once: int = AT_ONCE_BYTES, max_calls: int = MAX_CALLS) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        at_once: int = AT_ONCE_BYTES,
+        max_calls: int = MAX_CALLS,
+    ) -> None:
         """Let so many bytes be received at once, or one message, and so many calls be here."""
+        self._seconds = MESSAGE_SECONDS + max_message_bytes / SLOWEST
         self._at_once = at_once
         self._max_calls = max_calls
+        # Who waits in gRPC for a message hears of nothing else, not even that the call must end;
+        # and those that have been ended go on for a moment.
+        self._readers = ThreadPoolExecutor(2 * max_calls, thread_name_prefix="receive")
         self._lock = threading.Lock()
         self._calls: list[Turn] = []  # as they came
         self._held: list[Turn] = []
         self._flows: OrderedDict[str, _Flow] = OrderedDict()  # the last used last
         self._start = 0  # of the turn that began last, in bytes of every flow that always waits
 
-    @contextmanager
-    def one(
-        self, connection: str, check: Callable[[], None], cancel: Callable[[], object]
-    ) -> Iterator["Turn"]:
-        """Within, a call that came by `connection` may receive its message, and says its size.
+    def receive(
+        self, connection: str, payloads: Iterator[bytes], check: Callable[[], None]
+    ) -> bytes | None:
+        """The first of `payloads`, read in its turn; None where there is none.
 
         Args:
-            connection: any name of it.
-            check: asked now and then while it waits; may raise.
-            cancel: ends the call while it receives.
+            connection: any name of the one that the call came by.
+            payloads: what the call brings.
+            check: asked now and then meanwhile; may raise.
 
         Raises:
             Overloaded: too many calls are here, and of those of this connection most of all.
+            DeadlineExceeded: the message takes too long.
         """
         with self._lock:
-            turn = Turn(connection, cancel, self._flow(connection))
+            turn = Turn(connection, self._flow(connection))
             self._calls.append(turn)
             if len(self._calls) > self._max_calls:
                 self._turn_one_away()
@@ -70,16 +85,40 @@ class Turns:
                 with self._lock:
                     self._grant()
             if turn.refused:
-                raise Overloaded(
-                    f"{self._max_calls} calls wait to be received, as many as may, and most of "
-                    "them came by this connection: wait, or send more samples in fewer calls",
-                    RETRY_SECONDS,
-                )
-            yield turn
+                raise self._refusal()
+            payload = self._read(turn, payloads, check)
+            turn.size = None if payload is None else len(payload)
+            return payload
         finally:
             with self._lock:
                 self._end(turn)
                 self._grant()
+
+    def _read(
+        self, turn: "Turn", payloads: Iterator[bytes], check: Callable[[], None]
+    ) -> bytes | None:
+        expires = time.monotonic() + self._seconds
+        read = self._readers.submit(next, payloads, None)
+        while True:
+            try:
+                return read.result(CHECK_SECONDS)
+            except TimeoutError:
+                check()
+            if turn.refused:
+                raise self._refusal()
+            if time.monotonic() > expires:
+                raise DeadlineExceeded(
+                    f"the message had not arrived {self._seconds:g} s after the service asked for "
+                    "it, the longest that it waits: send fewer or smaller samples in one call"
+                )
+
+    def _refusal(self) -> Overloaded:
+        return Overloaded(
+            f"the service ended this call: {self._max_calls} others wait or receive their message, "
+            "as many as may, and most of them came by this connection: wait, or send more samples "
+            "in fewer calls",
+            RETRY_SECONDS,
+        )
 
     def _flow(self, connection: str) -> "_Flow":
         flow = self._flows.pop(connection, None) or _Flow()
@@ -95,11 +134,8 @@ class Turns:
         waiting = [turn for turn in turns if not turn.decided.is_set()]
         turn = waiting[-1] if waiting else turns[0]
         self._calls.remove(turn)
-        if waiting:
-            turn.refused = True
-            turn.decided.set()
-        else:
-            turn.cancel()
+        turn.refused = True
+        turn.decided.set()
 
     def _grant(self) -> None:
         """Let begin whoever may."""
@@ -139,10 +175,9 @@ class Turn:
     """The turn of one call."""
 
     connection: str
-    cancel: Callable[[], object]
     flow: _Flow
     size: int | None = None
-    """Of its message, in bytes, for whoever received it to set."""
+    """Of its message, in bytes, once that is here."""
     cost: int = 0
     began: float = 0.0
     refused: bool = False

@@ -56,11 +56,28 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _check_frames(image: Image.Image) -> None:
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    frames = 1 if image.format == "MPO" else _frames(image)
     if frames > 1:
         raise unsupported(
             f"the {image.format} has {frames} frames; send one of them, for instance image.copy()"
         )
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    # A GIF looks for its frames when it is asked, which by then may be closed.
+    except ValueError:
+        try:
+            with Image.open(getattr(image, "filename", "")) as again:
+                if (again.format, again.size) == (image.format, image.size):
+                    return int(getattr(again, "n_frames", 1))
+        except OSError:  # it is gone, or another one
+            pass
+        raise unsupported(
+            f"the {image.format} is closed, and whether it has several frames can no longer be "
+            "seen; send one of them, for instance image.copy()"
+        ) from None
 
 
 def _read_strictly(image: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
@@ -71,11 +88,25 @@ def _read_strictly(image: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
     data = _bytes_of(image)
     if not data:
         return None
-    file = files.check(memoryview(data), _JUDGED[image.format], UNLIMITED)
+    kind = _JUDGED[image.format]
+    file = files.check(memoryview(data), kind, UNLIMITED)
     pixels = file.decode()
-    # As it was opened, unless `draft` made it smaller or gray.
+    # As it was opened, unless `draft` made it smaller or gray, or its colours were changed.
     same = (file.width, file.height) == image.size and _is_gray(image) == (pixels.shape[2] == 1)
-    return pixels if same else None
+    return pixels if same and _has_colours_of(image, data, kind) else None
+
+
+def _has_colours_of(image: Image.Image, data: bytes, kind: str) -> bool:
+    """Whether its palette and transparency are its file's: both may be set before it is read."""
+    if image.palette is None and "transparency" not in image.info:
+        return True
+    with Image.open(io.BytesIO(data), formats=[kind]) as again:
+        return _colours(image) == _colours(again)
+
+
+def _colours(image: Image.Image) -> tuple[object, object]:
+    palette = image.palette.getdata() if image.palette else None
+    return palette, image.info.get("transparency")
 
 
 def _check_source(image: ImageFile.ImageFile) -> None:

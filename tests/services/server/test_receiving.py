@@ -1,5 +1,7 @@
 """In which turn messages are received: by the order that `Turns` gives, and at a real service."""
 
+import socket
+import struct
 import threading
 import time
 
@@ -8,7 +10,7 @@ import pytest
 
 from salon.errors import DeadlineExceeded, Overloaded, from_rpc_error
 from salon.reward.v1 import reward_pb2 as pb
-from services.server.receiving import MAX_CALLS, Turns
+from services.server.receiving import MAX_CALLS, SLOWEST, Turns
 from tests.fixtures.service import wait_until
 from tests.salon.files import encoded, noise
 
@@ -22,34 +24,35 @@ class Callers:
     def __init__(self, **options):
         self.turns = Turns(**options)
         self.began = []
-        self.cancelled = []
+        self._receive = set()
         self._threads = []
         self._ends = {}
 
     def come(self, name, connection, size=LARGE):
         self._ends[name] = threading.Event()
 
-        def cancel():
-            self.cancelled.append(name)
+        def payloads():
+            self._receive.add(name)
+            self.began.append(name)
+            self._ends[name].wait(30)
+            yield bytes(size)
 
         def call():
             try:
-                with self.turns.one(connection, lambda: None, cancel) as turn:
-                    self.began.append(name)
-                    self._ends[name].wait(30)
-                    turn.size = size
-            except Overloaded:
+                self.turns.receive(connection, payloads(), lambda: None)
+            except Overloaded as error:
+                assert error.retry_after_seconds
                 self.began.append(f"{name} refused")
+            self._receive.discard(name)
 
+        known = len(self.turns._calls)
         self._threads.append(threading.Thread(target=call))
         self._threads[-1].start()
         wait_until(
-            lambda: (
-                any(turn.cancel is cancel for turn in self.turns._calls)
-                or f"{name} refused" in self.began
-            ),
+            lambda: len(self.turns._calls) > known or any("refused" in one for one in self.began),
             f"{name} is there",
         )
+        self._settle()
 
     def end(self, *names):
         """One after the other; what its end lets begin has begun then."""
@@ -57,7 +60,14 @@ class Callers:
             known = len(self.turns._calls)
             self._ends[name].set()
             wait_until(lambda known=known: len(self.turns._calls) < known, f"{name} ended")
-            time.sleep(0.02)
+            self._settle()
+
+    def _settle(self):
+        def is_settled():
+            turns = list(self.turns._calls)
+            return sum(turn.decided.is_set() for turn in turns) == len(self._receive)
+
+        wait_until(is_settled, "those whose turn it is receive")
 
     def end_all(self):
         for end in self._ends.values():
@@ -137,7 +147,6 @@ def test_one_too_many_is_turned_away_from_the_connection_with_the_most(make):
     wait_until(lambda: "flood 2 refused" in callers.began, "the last of them is turned away")
     callers.end("flood 0")
     assert callers.began == ["flood 0", "flood 2 refused", "honest"]
-    assert callers.cancelled == []
 
 
 def test_where_all_of_its_calls_receive_the_first_of_them_is_ended(make):
@@ -145,8 +154,8 @@ def test_where_all_of_its_calls_receive_the_first_of_them_is_ended(make):
     callers.come("silent 0", "silent")
     callers.come("silent 1", "silent")
     callers.come("honest", "other")
-    assert callers.cancelled == ["silent 0"]
-    assert callers.began == ["silent 0", "silent 1", "honest"]
+    wait_until(lambda: "silent 0 refused" in callers.began, "the first of them is ended")
+    assert set(callers.began) == {"silent 0", "silent 1", "honest", "silent 0 refused"}
 
 
 def test_a_call_that_is_given_up_leaves_its_place(make, monkeypatch):
@@ -157,9 +166,41 @@ def test_a_call_that_is_given_up_leaves_its_place(make, monkeypatch):
     def gone():
         raise DeadlineExceeded("gone")
 
-    with pytest.raises(DeadlineExceeded), callers.turns.one("b", gone, list):
-        pass
+    with pytest.raises(DeadlineExceeded, match="gone"):
+        callers.turns.receive("b", iter([b""]), gone)
     assert len(callers.turns._calls) == 1
+
+
+def test_a_message_that_takes_too_long_is_given_up(make, monkeypatch):
+    monkeypatch.setattr("services.server.receiving.MESSAGE_SECONDS", 0.25)
+    callers = make(max_message_bytes=SLOWEST // 4)
+    over = threading.Event()
+
+    def half():
+        over.wait(30)
+        yield b""
+
+    with pytest.raises(DeadlineExceeded, match=r"not arrived 0\.5 s after"):
+        callers.turns.receive("slow", half(), lambda: None)
+    over.set()
+    assert not callers.turns._calls
+
+
+def frame(kind, flags, payload=b""):
+    """A frame of HTTP/2 (RFC 9113, section 4.1); all but settings belong to the one call."""
+    head = struct.pack(">I", len(payload))[1:] + bytes([kind, flags])
+    return head + struct.pack(">I", 0 if kind == 4 else 1) + payload
+
+
+def headers():
+    """Of a call to Score, each as a literal (RFC 7541, section 6.2.2)."""
+    fields = {":method": "POST", ":scheme": "http", ":path": SCORE, ":authority": "x"}
+    fields |= {"te": "trailers", "content-type": "application/grpc"}
+    texts = [text.encode() for field in fields.items() for text in field]
+    words = [bytes([len(text)]) + text for text in texts]
+    return b"".join(
+        b"\0" + name + value for name, value in zip(words[::2], words[1::2], strict=True)
+    )
 
 
 def request():
@@ -167,7 +208,19 @@ def request():
     return pb.ScoreRequest(samples=[pb.Sample(image=image)])
 
 
-def test_callers_that_send_nothing_keep_nobody_from_being_scored(jpeg_service, stub):
+@pytest.fixture
+def counting(start_service):
+    return start_service("jpeg", "--metrics-port", "0", "--max-message-bytes", "100000")
+
+
+def count(service, code):
+    try:
+        return service.metric(f'request_total{{code="{code}",reward=""}}')
+    except ValueError:  # there was none
+        return 0
+
+
+def test_callers_that_send_nothing_keep_nobody_from_being_scored(counting, stub):
     over = threading.Event()
 
     def nothing():
@@ -176,16 +229,36 @@ def test_callers_that_send_nothing_keep_nobody_from_being_scored(jpeg_service, s
         yield b""
 
     alone = [("grpc.use_local_subchannel_pool", 1)]  # or the channels would share a connection
-    with grpc.insecure_channel(jpeg_service.target, options=alone) as channel:
+    with grpc.insecure_channel(counting.target, options=alone) as channel:
         silent = [channel.stream_unary(SCORE).future(nothing()) for _ in range(2 * MAX_CALLS)]
-        wait_until(lambda: any(call.done() for call in silent), "as many as may be are there")
         try:
+            wait_until(lambda: sum(call.done() for call in silent) >= MAX_CALLS, "half are ended")
             for _ in range(3):
-                assert stub(jpeg_service).Score(request(), timeout=10).outcomes[0].score < 0
+                assert stub(counting).Score(request(), timeout=10).outcomes[0].score < 0
+            wait_until(lambda: count(counting, "RESOURCE_EXHAUSTED") > MAX_CALLS, "one more is")
+            assert not count(counting, "DEADLINE_EXCEEDED")
+            for call in silent:
+                if call.done():
+                    error = from_rpc_error(call, counting.target)
+                    assert isinstance(error, Overloaded)
+                    assert error.retry_after_seconds
         finally:
             over.set()
             for call in silent:
                 call.cancel()
+
+
+def test_who_leaves_in_the_midst_of_a_message_counts_as_one_who_left(counting):
+    for _ in range(20):  # which of two things is told first is chance
+        with socket.create_connection(("127.0.0.1", counting.port)) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0))
+            connection.sendall(frame(1, 4, headers()))
+            connection.sendall(frame(0, 0, b"\0" + struct.pack(">I", 900) + bytes(100)))
+            time.sleep(0.1)
+            connection.sendall(frame(3, 0, struct.pack(">I", 8)))  # RST_STREAM, CANCEL
+            time.sleep(0.1)
+    wait_until(lambda: count(counting, "DEADLINE_EXCEEDED") == 20, "they are counted")
+    assert not count(counting, "INVALID_ARGUMENT")
 
 
 def test_a_call_without_a_message_is_told_so(jpeg_service):

@@ -550,3 +550,49 @@ def test_a_draft_keeps_the_size_that_its_owner_chose():
     expected = np.asarray(image.copy())
     [sent] = encode([image])
     np.testing.assert_array_equal(decode(sent.message, sent.data, LIMITS), expected)
+
+
+@pytest.mark.parametrize("options", [{"bits": 4}, {"bits": 8}, {"transparency": 255}])
+def test_a_palette_is_the_one_that_its_owner_set_before_the_pixels_are_read(options, tmp_path):
+    path = tmp_path / "palette.png"
+    photo().quantize(10).save(path, **options)
+    with path.open("rb") as stream:
+        for image in (
+            Image.open(path),
+            Image.open(stream),
+            Image.open(io.BytesIO(path.read_bytes())),
+        ):
+            image.putpalette([(255 - value) % 256 for value in range(768)])
+            [sent] = encode([image])
+            expected = np.asarray(image.copy().convert("RGB"))
+            pixels = decode(sent.message, sent.data, LIMITS)
+            np.testing.assert_array_equal(pixels, expected)
+            assert not np.array_equal(pixels, by_pillow(path.read_bytes()))
+
+
+def test_transparency_that_its_owner_sets_before_the_pixels_are_read_is_refused():
+    for picture, colour in ((photo().quantize(10), 0), (Image.new("RGB", (8, 8)), (0, 0, 0))):
+        image = Image.open(io.BytesIO(encoded(picture)))
+        image.info["transparency"] = colour
+        with pytest.raises(InvalidRequest, match="transparent pixels"):
+            list(encode([image]))
+
+
+def test_a_closed_gif_is_scored_where_its_file_has_one_frame(tmp_path):
+    still, moving = tmp_path / "still.gif", tmp_path / "moving.gif"
+    photo().save(still)
+    photo().save(moving, save_all=True, append_images=[photo(83, 61)])
+
+    def closed(path):
+        with Image.open(path) as image:
+            image.load()
+        return image
+
+    [sent] = encode([closed(still)])
+    pixels = decode(sent.message, sent.data, LIMITS)
+    np.testing.assert_array_equal(pixels, by_pillow(still.read_bytes()))
+    lost = closed(still)
+    still.unlink()
+    for image, words in ((closed(moving), "2 frames"), (lost, "the GIF is closed, .*copy")):
+        with pytest.raises(InvalidRequest, match=words):
+            list(encode([image]))
