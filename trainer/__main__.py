@@ -19,13 +19,17 @@ from typing import Annotated
 if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
 
+from salon.extras import MissingExtra, exit_without, require
+
+if __name__ == "__main__":
+    exit_without("queue", "python -m trainer")  # what else it lacks, the job's record says
+
 import redis
 import structlog
 import typer
 
 from salon import logs
 from salon.errors import SalonError
-from salon.extras import MissingExtra, require
 from salon.jobs.lease import Lease, LeaseLost, acquire
 from salon.jobs.store import Job, JobNotFound, JobState, JobStore, check_id
 from salon.memory import keep_freed_memory

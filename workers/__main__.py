@@ -9,6 +9,11 @@ import sys
 if not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))  # typed by hand without -P
 
+from salon.extras import exit_without
+
+if __name__ == "__main__":
+    exit_without("queue", "python -m workers")
+
 from celery.__main__ import main as celery
 
 # Celery would import it with the working folder first.

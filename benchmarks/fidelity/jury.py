@@ -22,7 +22,7 @@ def load_jury(names: Sequence[str]) -> dict[str, Reward]:
     for service in local_services(settings, names):
         flags = service.command_options(settings)
         options = dict(flag.split("=", 1) for flag in flags if flag != "--set")
-        found |= {reward.name: reward for reward in load_rewards(service.module, options)}
+        found |= {reward.name: reward for reward in load_rewards(service.served, options)}
     return {name: found[name] for name in names}
 
 

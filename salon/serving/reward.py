@@ -92,6 +92,11 @@ class Reward(ABC):
     many threads may call, and that lets go of Python's global lock while it computes on a CPU."""
     max_delay_seconds: ClassVar[float] = 0.0
     """How long a batch that is not full waits for more samples while nothing is being scored."""
+    local_options: ClassVar[tuple[str, ...]] = ()
+    """Options with which `salon up` serves it, `key=value` as `--set` takes them, such as a small
+    model for the large one. A value `models/...` must be there where the stack is started,
+    `package:NAME/...` is in an installed package, `state:...` in the stack's state folder. The
+    stack reads this, `name` and `inputs` in the source: write them out."""
 
     def example(self) -> Sample:
         """A sample that it can score: the server scores it before it says that it is ready.

@@ -4,7 +4,6 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +16,11 @@ from pydantic import ValidationError
 from salon.errors import InvalidRequest, RewardFailed, SalonError
 from salon.own_modules import namesake
 from salon.reward.v1 import reward_pb2
-from salon.serving import Reward, RewardConfig
-from salon.stack.local_services import LOCAL_SERVICES
+from salon.serving import Reward, RewardConfig, catalogue
 from salon.stand_ins import is_stand_in
 from services import rewards
 
 logger = structlog.get_logger()
-
-
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
     Args:
         name: a module of `services.rewards`, such as `jpeg`, or the dotted path of any other
             module, such as `my_package.my_reward`; followed by `:MyReward` for that class alone.
-            Where there is no such module, the name of a reward in `services.rewards`, such as
-            `jpeg_compressibility`: that one alone.
+            Or the name of a reward, such as `jpeg_compressibility`, of `services.rewards` or of an
+            installed package that registers it: that one alone.
         options: of the rewards' `Config`; each reward gets those it knows.
 
     Raises:
@@ -75,11 +70,12 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
             used.
     """
     path, _, class_name = name.partition(":")
-    alone = path in _BY_REWARD and not class_name and not _is_module(path)
-    module = _import(_BY_REWARD[path] if alone else path)
+    listed = None if class_name else _listed(path)
+    if listed is not None:
+        path = listed.module.removeprefix(f"{rewards.__name__}.")
+        class_name = listed.class_name
+    module = _import(path)
     classes = _find_classes(module, class_name)
-    if alone:
-        classes = [reward for reward in classes if reward.name == path]
     for reward in classes:
         # A version may be set when the model is loaded.
         missing = [fact for fact in ("name", "description") if not hasattr(reward, fact)]
@@ -89,6 +85,11 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
             )
         _check_facts(reward)
     names = [reward.name for reward in classes]
+    if listed is not None and names != [listed.name]:
+        raise InvalidRequest(
+            f"{listed.module}:{class_name} is registered as {listed.name!r} and its name is "
+            f"{names[0]!r}: its package must give both the same"
+        )
     for reward in classes:
         if names.count(reward.name) > 1:
             same = [each.__name__ for each in classes if each.name == reward.name]
@@ -105,19 +106,25 @@ def load_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Re
     return [choice.load() for choice in choose_rewards(name, options)]
 
 
-_BY_REWARD = {reward: service.module for service in LOCAL_SERVICES for reward in service.rewards}
-"""The module of each reward; to ask the modules themselves would import torch for a name."""
+def _listed(name: str) -> catalogue.Listed | None:
+    """The reward that is meant by a name alone; None where a module is.
+
+    A module of Salon's comes first, then what an installed package calls so, then a module of the
+    user's, and last a reward of Salon's.
+    """
+    if _is_module(f"{rewards.__name__}.{name}"):
+        return None
+    other = catalogue.of_other_packages().get(name)
+    if other is not None or _is_module(name):
+        return other
+    return catalogue.own().get(name)
 
 
-def _is_module(name: str) -> bool:
-    """Whether there is one of that name, ours or the user's."""
-    for path in (f"{rewards.__name__}.{name}", name):
-        try:
-            if find_spec(path) is not None:
-                return True
-        except (ImportError, ValueError):  # of a path whose package there is not
-            continue
-    return False
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):  # of a path whose package there is not
+        return False
 
 
 def _import(name: str) -> ModuleType:
@@ -157,7 +164,7 @@ def _broken(name: str, error: BaseException) -> InvalidRequest:
 
 
 def _unknown(name: str, modules: list[str]) -> InvalidRequest:
-    near = difflib.get_close_matches(name, [*modules, *_BY_REWARD], n=1)
+    near = difflib.get_close_matches(name, [*modules, *catalogue.known()], n=1)
     return InvalidRequest(
         f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
         "own, such as my_package.my_reward or my_module:MyReward"
@@ -168,11 +175,10 @@ def _unknown(name: str, modules: list[str]) -> InvalidRequest:
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
     defined = [
         value
-        for value in vars(module).values()
+        for name, value in vars(module).items()
         if inspect.isclass(value)
         and issubclass(value, Reward)
-        and value.__module__ == module.__name__
-        and class_name in ("", value.__name__)
+        and (name == class_name if class_name else value.__module__ == module.__name__)
     ]
     classes = [value for value in defined if not inspect.isabstract(value)]
     if not classes:
@@ -200,7 +206,7 @@ def _check_facts(reward: type[Reward]) -> None:
     """
     version = getattr(reward, "version", "")  # or it is set when the model is loaded
     facts = {
-        "name": isinstance(reward.name, str) and bool(_NAME.fullmatch(reward.name)),
+        "name": isinstance(reward.name, str) and bool(catalogue.NAME.fullmatch(reward.name)),
         "version": isinstance(version, str),
         "description": isinstance(reward.description, str),
         "unit": isinstance(reward.unit, str),
