@@ -56,9 +56,9 @@ class ModelConfig(RewardConfig):
 class Reward(ABC):
     """A reward model.
 
-    A new reward is one module in `services.rewards` with one subclass: set the class attributes,
-    load the model in `__init__`, write `score`. The server checks samples before `score` sees
-    them, and what `score` returns before a client sees it.
+    A new reward is one file with one subclass, in `services.rewards` or anywhere: set the class
+    attributes, load the model in `__init__`, write `score`. The server checks samples before
+    `score` sees them, and what `score` returns before a client sees it.
 
     `__init__` takes nothing, or, where `Config` is set, one instance of it. What is known only once
     the model is loaded, such as a version that names the weights, is set there.

@@ -101,11 +101,6 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
     return [Choice(reward, _configure(reward, options or {})) for reward in classes]
 
 
-def load_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Reward]:
-    """The rewards that `choose_rewards` chooses, loaded; raises what it and `Choice.load` raise."""
-    return [choice.load() for choice in choose_rewards(name, options)]
-
-
 def _listed(name: str) -> catalogue.Listed | None:
     """The reward that is meant by a name alone; None where a module is.
 

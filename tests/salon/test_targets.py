@@ -1,5 +1,6 @@
 import socket
 
+import psutil
 import pytest
 
 from salon.client.channel import connect
@@ -47,6 +48,18 @@ def test_these_may_be_elsewhere(target):
 def test_a_proxy_leads_nowhere_else_but_a_token_needs_tls(target):
     assert is_this_host(target)
     assert not is_local(target)
+
+
+def test_the_addresses_of_this_host_are_its_own():
+    interfaces = psutil.net_if_addrs().values()
+    own = [
+        entry.address
+        for entries in interfaces
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
+    assert own
+    assert all(is_this_host(f"{address}:1") for address in own)
 
 
 @pytest.mark.parametrize("name", ["grpc_proxy", "https_proxy", "http_proxy"])

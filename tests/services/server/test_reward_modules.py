@@ -6,7 +6,8 @@ import pytest
 
 from salon.errors import InvalidRequest, RewardFailed
 from salon.serving import catalogue
-from services.server.reward_modules import choose_rewards, load_rewards
+from services.server.reward_modules import choose_rewards
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.service import REPOSITORY
 
 BARE = """
@@ -129,9 +130,9 @@ def test_a_reward_that_fails_to_load_is_named_with_its_error(module):
 
 def test_a_reward_whose_dependency_is_missing_says_how_to_install_it():
     code = "import sys; sys.modules['torch'] = None\n"
-    code += "from services.server.reward_modules import load_rewards\n"
+    code += "from services.server.reward_modules import choose_rewards\n"
     done = subprocess.run(
-        [sys.executable, "-c", code + "load_rewards('clip_score')"],
+        [sys.executable, "-c", code + "choose_rewards('clip_score')"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
