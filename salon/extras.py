@@ -19,10 +19,12 @@ MODULES = {
         "jinja2",
         "matplotlib",
         "peft",
+        "psutil",
         "safetensors",
         "tensorboard",
         "torch",
         "transformers",
+        "yaml",
     ),
 }
 """What nothing in each part works without, by the names under which it is imported. What else an
