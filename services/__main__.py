@@ -13,15 +13,20 @@ import logging
 import os
 from typing import NoReturn
 
+from salon.extras import exit_without
+
+if __name__ == "__main__":
+    exit_without("serving", "python -m services")
+
 import typer
 
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
-from salon.extras import require
 from salon.memory import keep_freed_memory
 from salon.wire.images import ImageLimits
 from services.scoring.limits import Limits
 from services.server import flags
+from services.server.grpc_server import serve
 from services.server.options import ServerOptions, tls_files
 from services.server.reward_modules import choose_rewards
 
@@ -73,9 +78,6 @@ def main(
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        require(f"python -m services {module}", "services")
-        from services.server.grpc_server import serve  # noqa: PLC0415 - it needs what may not be installed
-
         options = ServerOptions(
             host=host,
             port=port,

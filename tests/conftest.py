@@ -8,6 +8,7 @@ os.environ["no_proxy"] = f"127.0.0.1,localhost,{os.environ.get('no_proxy', '')}"
 pytest_plugins = (
     "tests.fixtures.clip",
     "tests.fixtures.command",
+    "tests.fixtures.packages",
     "tests.fixtures.redis",
     "tests.fixtures.service",
     "tests.fixtures.calls",

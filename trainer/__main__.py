@@ -24,13 +24,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
+from salon.extras import MissingExtra, exit_without, require
+
+if __name__ == "__main__":
+    exit_without("queue", "python -m trainer")  # what else it lacks, the job's record says
+
 import redis
 import structlog
 import typer
 
 from salon import logs
 from salon.errors import SalonError
-from salon.extras import MissingExtra, require
 from salon.jobs.lease import Lease, LeaseLost, acquire
 from salon.jobs.store import Job, JobNotFound, JobState, JobStore, check_id
 from salon.memory import keep_freed_memory

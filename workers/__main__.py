@@ -14,6 +14,11 @@ if __name__ == "__main__":
 
 import os
 
+from salon.extras import exit_without
+
+if __name__ == "__main__":
+    exit_without("queue", "python -m workers")
+
 from celery.__main__ import main as celery
 
 # Celery would import it with the working folder first.

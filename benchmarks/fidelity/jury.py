@@ -11,7 +11,7 @@ from salon.errors import SampleError
 from salon.serving import Reward, Sample, Score
 from salon.settings import Settings
 from salon.stack.local_services import local_services
-from services.server.reward_modules import load_rewards
+from services.server.reward_modules import choose_rewards
 from trainer.rewards.scorer import ScoredBatch
 
 
@@ -22,7 +22,8 @@ def load_jury(names: Sequence[str]) -> dict[str, Reward]:
     for service in local_services(settings, names):
         flags = service.command_options(settings)
         options = dict(flag.split("=", 1) for flag in flags if flag != "--set")
-        found |= {reward.name: reward for reward in load_rewards(service.module, options)}
+        for choice in choose_rewards(service.served, options):
+            found[choice.reward.name] = choice.load()
     return {name: found[name] for name in names}
 
 

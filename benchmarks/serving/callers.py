@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from salon.client import RewardClient
 from salon.serving import Sample, Score
-from services.server.reward_modules import load_rewards
+from services.server.reward_modules import choose_rewards
 
 Images = NDArray[np.uint8]
 Call = Callable[[Images], list[float]]
@@ -37,7 +37,8 @@ class InProcess:
 
     def connect(self) -> Call:
         """The loaded reward; everything is scored in one batch."""
-        [reward] = load_rewards(self.module, self.options)
+        [choice] = choose_rewards(self.module, self.options)
+        reward = choice.load()
 
         def score(images: Images) -> list[float]:
             samples = [

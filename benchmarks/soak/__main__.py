@@ -26,7 +26,7 @@ from benchmarks.soak.pool import Expected, expect, make_pool
 from benchmarks.soak.verdict import find_faults, most_passing
 from salon.errors import SalonError, ServiceUnavailable
 from salon.wire.images import Pixels
-from services.server.reward_modules import load_rewards
+from services.server.reward_modules import choose_rewards
 
 CLIP = Path("models/tiny-clip-digits")
 TRIPWIRE = "benchmarks.soak.tripwire"
@@ -93,7 +93,7 @@ def _services(
     expected: dict[str, Expected] = {}
     modules = {"jpeg": {}, TRIPWIRE: {}, **({"clip_score": {"model": str(CLIP)}} if clip else {})}
     for module, options in modules.items():
-        rewards = load_rewards(module, options)
+        rewards = [choice.load() for choice in choose_rewards(module, options)]
         flags = [f"--{name}={value}" for name, value in options.items()]
         flags += ["--shared-dir", str(folder / "shared")]
         service = Service(module, flags, folder / f"{module}.log")

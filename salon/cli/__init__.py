@@ -2,11 +2,14 @@
 
 import sys
 
+from salon.extras import exit_without
+
 EXIT_INTERRUPTED = 130  # as of salon.cli.terminal, which is not imported yet
 
 
 def main() -> None:
     """Run the command; Ctrl-C ends it without a traceback while its modules are imported, too."""
+    exit_without("cli", "the salon command")
     try:
         from salon.own_modules import come_last  # noqa: PLC0415
 

@@ -21,7 +21,10 @@ from salon.stack.local_services import DEFAULT_REWARDS
 
 def up(
     rewards: Annotated[
-        str, typer.Option(help="Rewards to serve, on tiny models: names with commas, or all.")
+        str,
+        typer.Option(
+            help="Rewards to serve, on tiny models: names with commas, or all of Salon's."
+        ),
     ] = ",".join(DEFAULT_REWARDS),
 ) -> None:
     """Start the local stack: Redis, reward services, a scoring and a training worker."""

@@ -56,9 +56,9 @@ class ModelConfig(RewardConfig):
 class Reward(ABC):
     """A reward model.
 
-    A new reward is one module in `services.rewards` with one subclass: set the class attributes,
-    load the model in `__init__`, write `score`. The server checks samples before `score` sees
-    them, and what `score` returns before a client sees it.
+    A new reward is one file with one subclass, in `services.rewards` or anywhere: set the class
+    attributes, load the model in `__init__`, write `score`. The server checks samples before
+    `score` sees them, and what `score` returns before a client sees it.
 
     `__init__` takes nothing, or, where `Config` is set, one instance of it. What is known only once
     the model is loaded, such as a version that names the weights, is set there.
@@ -92,6 +92,11 @@ class Reward(ABC):
     many threads may call, and that lets go of Python's global lock while it computes on a CPU."""
     max_delay_seconds: ClassVar[float] = 0.0
     """How long a batch that is not full waits for more samples while nothing is being scored."""
+    local_options: ClassVar[tuple[str, ...]] = ()
+    """Options with which `salon up` serves it, `key=value` as `--set` takes them, such as a small
+    model for the large one. A value `models/...` must be there where the stack is started,
+    `package:NAME/...` is in an installed package, `state:...` in the stack's state folder. The
+    stack reads this, `name` and `inputs` in the source: write them out."""
 
     def example(self) -> Sample:
         """A sample that it can score: the server scores it before it says that it is ready.

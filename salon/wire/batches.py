@@ -1,10 +1,9 @@
 """A batch of any size as a series of bounded ScoreRequests."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import structlog
 
 from salon.errors import InvalidRequest, Overloaded, SharedFileUnavailable
 from salon.reward.v1 import reward_pb2
@@ -14,7 +13,7 @@ from salon.wire.limits import MAX_MESSAGE_BYTES, MAX_SAMPLES
 from salon.wire.shared_files import SharedDirectory
 from salon.wire.structs import to_struct
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 # Upper bounds on the bytes that a request gains by naming a shared file, and by a slice of it.
 _NAME_BYTES = 64
@@ -145,7 +144,7 @@ def _frame(
     try:
         shared_file = shared.write(images)
     except (Overloaded, SharedFileUnavailable) as error:
-        log.warning("images are sent inline", reason=str(error))
+        log.warning("images are sent inline: %s", error)
         return _frame(request, chunk, None)
     offsets = iter(shared_file.offsets)
     sliced = reward_pb2.ScoreRequest()

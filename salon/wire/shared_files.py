@@ -5,6 +5,7 @@ files are readable by their owner alone, and nothing of another owner is read.
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -16,13 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
 from salon.errors import InvalidRequest, Overloaded, SharedFileUnavailable
 from salon.wire.images import Buffer
 from salon.wire.shared_owner import Owner, create, tidy
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Largest shared file that is read."""
@@ -63,7 +62,7 @@ class SharedFile:
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:  # it stays until this process has ended
-            log.warning("cannot delete a shared file", path=str(self.path), reason=error.strerror)
+            log.warning("cannot delete the shared file %s: %s", self.path, error.strerror)
 
 
 class SharedDirectory:

@@ -59,6 +59,7 @@ class TrainedReward(LearnedReward):
 
     Config = LearnedConfig
     max_batch = 128
+    local_options = ("state_dir=state:learned",)
     learner: ClassVar[type[Learner[Any]]]
 
     def __init__(self, config: LearnedConfig) -> None:

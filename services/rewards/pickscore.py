@@ -39,6 +39,7 @@ class PickScore(Reward):
     )
     inputs = (reward_pb2.INPUT_IMAGE, reward_pb2.INPUT_PROMPT)
     max_batch = 32
+    local_options = ("model=models/tiny-clip-digits",)
 
     def __init__(self, config: PickScoreConfig) -> None:
         """Load the model."""

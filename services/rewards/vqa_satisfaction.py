@@ -40,6 +40,7 @@ class VqaSatisfaction(Reward):
     lower_bound = 0.0
     upper_bound = 1.0
     max_batch = 16
+    local_options = ("model=models/tiny-llava-digits",)
 
     def __init__(self, config: VqaSatisfactionConfig) -> None:
         """Load the model."""

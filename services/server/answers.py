@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from salon.errors import (
     DeadlineExceeded,
@@ -32,6 +32,7 @@ logger = structlog.get_logger()
 LEFT_SECONDS = 0.25
 """How soon after the end of what a call brings gRPC tells that its caller has left."""
 
+_Message = TypeVar("_Message", bound=Message)
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -232,7 +233,12 @@ def _log(call: Call, code: grpc.StatusCode, started: float, **more: object) -> N
     )
 
 
-def read_request(name: str, payload: bytes, parse: Callable[[bytes], _Request]) -> _Request:
+def read_request(kind: type[_Message], payload: bytes) -> _Message:
+    """A serialized message of that kind, read; raises as `parse_request` does."""
+    return parse_request(kind.__name__, payload, kind.FromString)
+
+
+def parse_request(name: str, payload: bytes, parse: Callable[[bytes], _Request]) -> _Request:
     """What `parse` makes of `payload`.
 
     Servicers take bytes and read them here, once the call is let in: what gRPC cannot read it

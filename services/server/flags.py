@@ -25,7 +25,8 @@ Module = Annotated[
     str,
     Argument(
         help="A module of services.rewards, or the dotted path of your own, followed by :MyReward "
-        "for one class of it; or the name of a reward, for that one alone."
+        "for one class of it; or the name of a reward, also of an installed package, for that one "
+        "alone."
     ),
 ]
 

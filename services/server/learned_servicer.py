@@ -16,7 +16,7 @@ from services.scoring.call import Call
 from services.scoring.decoding import DecodedPixels
 from services.scoring.limits import Limits
 from services.scoring.sample_reader import SampleReader
-from services.server.answers import Answering, read_request, write
+from services.server.answers import Answering, parse_request, read_request, write
 from services.server.named_rewards import NamedRewards
 
 SERVICE = learned_reward_pb2.DESCRIPTOR.services_by_name["LearnedRewardService"].full_name
@@ -59,10 +59,9 @@ class LearnedServicer:
         """Fit an instance, as a serialized FitRequest says."""
 
         def fit(call: Call) -> learned_reward_pb2.FitResponse:
-            request = read_request("FitRequest", payload, self._parse_fit)
-            call.reward = self._rewards.shown(request.reward)
+            request = parse_request("FitRequest", payload, self._parse_fit)
             call.samples = len(request.examples)
-            reward = self._rewards.find(request.reward)
+            reward = self._rewards.asked_for(request.reward, call)
             _check_id(request)
             order = FitOrder(
                 request.request_id,
@@ -84,10 +83,8 @@ class LearnedServicer:
         """Give an instance's bytes piece by piece; `payload` is a serialized ExportRequest."""
 
         def export(call: Call) -> Iterator[learned_reward_pb2.ExportResponse]:
-            kind = learned_reward_pb2.ExportRequest
-            request = read_request("ExportRequest", payload, kind.FromString)
-            call.reward = self._rewards.shown(request.reward)
-            reward = self._rewards.find(request.reward)
+            request = read_request(learned_reward_pb2.ExportRequest, payload)
+            reward = self._rewards.asked_for(request.reward, call)
             with self._places.one():
                 exported = reward.export(request.instance)
                 with watched(context) as moved:
@@ -107,8 +104,7 @@ class LearnedServicer:
                 with watched(context) as moved:
                     pieces = _arriving(payloads, moved)
                     first = next(pieces, learned_reward_pb2.ImportRequest())
-                    call.reward = self._rewards.shown(first.reward)
-                    reward = self._rewards.find(first.reward)
+                    reward = self._rewards.asked_for(first.reward, call)
                     data = _collected(first, pieces, reward.max_import_bytes)
                 version = reward.import_(first.instance, data)
             return learned_reward_pb2.ImportResponse(reward=reward.name, version=version)
@@ -121,10 +117,8 @@ class LearnedServicer:
         """Forget an instance, as a serialized DeleteRequest says."""
 
         def delete(call: Call) -> learned_reward_pb2.DeleteResponse:
-            kind = learned_reward_pb2.DeleteRequest
-            request = read_request("DeleteRequest", payload, kind.FromString)
-            call.reward = self._rewards.shown(request.reward)
-            self._rewards.find(request.reward).delete(request.instance)
+            request = read_request(learned_reward_pb2.DeleteRequest, payload)
+            self._rewards.asked_for(request.reward, call).delete(request.instance)
             return learned_reward_pb2.DeleteResponse()
 
         return self._answering.answer(context, delete, method="Delete")
@@ -161,11 +155,10 @@ def _check_id(request: learned_reward_pb2.FitRequest) -> None:
 def _arriving(
     payloads: Iterator[bytes], moved: Callable[[], None]
 ) -> Iterator[learned_reward_pb2.ImportRequest]:
-    kind = learned_reward_pb2.ImportRequest
     try:
         for payload in payloads:
             moved()
-            yield read_request("ImportRequest", payload, kind.FromString)
+            yield read_request(learned_reward_pb2.ImportRequest, payload)
     except grpc.RpcError:
         raise DeadlineExceeded(
             "the caller left, or stood still, before all had arrived, and nothing was imported"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from salon.errors import UnknownReward
+from services.scoring.call import Call
 
 _Reward = TypeVar("_Reward")
 
@@ -25,16 +26,14 @@ class NamedRewards(Generic[_Reward]):
     def __iter__(self) -> Iterator[_Reward]:
         return iter(self._rewards.values())
 
-    def shown(self, name: str) -> str:
-        """For logs and counts, where a name that callers made up must not take much room."""
-        return name[:80] or self._default
-
-    def find(self, name: str) -> _Reward:
-        """The one of that name; the default for none.
+    def asked_for(self, name: str, call: Call) -> _Reward:
+        """The one of that name, or the default for none; the call is from now on one for it.
 
         Raises:
             UnknownReward: there is none of that name.
         """
+        # For logs and counts, where a name that callers made up must not take much room.
+        call.reward = name[:80] or self._default
         found = self._rewards.get(name or self._default)
         if found is None:
             raise UnknownReward(

@@ -88,7 +88,7 @@ def add_reflection(server: grpc.Server) -> None:
         from grpc_reflection.v1alpha import reflection  # noqa: PLC0415
     except ModuleNotFoundError:
         raise InvalidRequest(
-            "--reflection needs grpcio-reflection: pip install 'salon[services]'"
+            "--reflection needs grpcio-reflection: pip install 'salon[serving]'"
         ) from None
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import math
 import pkgutil
-import re
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,15 +20,11 @@ from pydantic import ValidationError
 from salon.errors import InvalidRequest, RewardFailed, SalonError
 from salon.own_modules import namesake
 from salon.reward.v1 import reward_pb2
-from salon.serving import Reward, RewardConfig
-from salon.stack.local_services import LOCAL_SERVICES
+from salon.serving import Reward, RewardConfig, catalogue
 from salon.stand_ins import is_stand_in
 from services import rewards
 
 logger = structlog.get_logger()
-
-
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,8 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
     Args:
         name: a module of `services.rewards`, such as `jpeg`, or the dotted path of any other
             module, such as `my_package.my_reward`; followed by `:MyReward` for that class alone.
-            Where there is no such module, the name of a reward in `services.rewards`, such as
-            `jpeg_compressibility`: that one alone.
+            Or the name of a reward, such as `jpeg_compressibility`, of `services.rewards` or of an
+            installed package that registers it: that one alone.
         options: of the rewards' `Config`; each reward gets those it knows.
 
     Raises:
@@ -81,11 +76,12 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
             used.
     """
     path, _, class_name = name.partition(":")
-    alone = path in _BY_REWARD and not class_name and not _is_module(path)
-    module = _import(_BY_REWARD[path] if alone else path)
+    listed = None if class_name else _listed(path)
+    if listed is not None:
+        path = listed.module.removeprefix(f"{rewards.__name__}.")
+        class_name = listed.class_name
+    module = _import(path)
     classes = _find_classes(module, class_name)
-    if alone:
-        classes = [reward for reward in classes if reward.name == path]
     for reward in classes:
         # A version may be set when the model is loaded.
         missing = [fact for fact in ("name", "description") if not hasattr(reward, fact)]
@@ -95,6 +91,11 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
             )
         _check_facts(reward)
     names = [reward.name for reward in classes]
+    if listed is not None and names != [listed.name]:
+        raise InvalidRequest(
+            f"{listed.module}:{class_name} is registered as {listed.name!r} and its name is "
+            f"{names[0]!r}: its package must give both the same"
+        )
     for reward in classes:
         if names.count(reward.name) > 1:
             same = [each.__name__ for each in classes if each.name == reward.name]
@@ -106,24 +107,25 @@ def choose_rewards(name: str, options: Mapping[str, str] | None = None) -> list[
     return [Choice(reward, _configure(reward, options or {})) for reward in classes]
 
 
-def load_rewards(name: str, options: Mapping[str, str] | None = None) -> list[Reward]:
-    """The rewards that `choose_rewards` chooses, loaded; raises what it and `Choice.load` raise."""
-    return [choice.load() for choice in choose_rewards(name, options)]
+def _listed(name: str) -> catalogue.Listed | None:
+    """The reward that is meant by a name alone; None where a module is.
+
+    A module of Salon's comes first, then what an installed package calls so, then a module of the
+    user's, and last a reward of Salon's.
+    """
+    if _is_module(f"{rewards.__name__}.{name}"):
+        return None
+    other = catalogue.of_other_packages().get(name)
+    if other is not None or _is_module(name):
+        return other
+    return catalogue.own().get(name)
 
 
-_BY_REWARD = {reward: service.module for service in LOCAL_SERVICES for reward in service.rewards}
-"""The module of each reward; to ask the modules themselves would import torch for a name."""
-
-
-def _is_module(name: str) -> bool:
-    """Whether there is one of that name, ours or the user's."""
-    for path in (f"{rewards.__name__}.{name}", name):
-        try:
-            if find_spec(path) is not None:
-                return True
-        except (ImportError, ValueError):  # of a path whose package there is not
-            continue
-    return False
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):  # of a path whose package there is not
+        return False
 
 
 def _import(name: str) -> ModuleType:
@@ -163,7 +165,7 @@ def _broken(name: str, error: BaseException) -> InvalidRequest:
 
 
 def _unknown(name: str, modules: list[str]) -> InvalidRequest:
-    near = difflib.get_close_matches(name, [*modules, *_BY_REWARD], n=1)
+    near = difflib.get_close_matches(name, [*modules, *catalogue.known()], n=1)
     return InvalidRequest(
         f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
         "own, such as my_package.my_reward or my_module:MyReward"
@@ -174,11 +176,10 @@ def _unknown(name: str, modules: list[str]) -> InvalidRequest:
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
     found = [
         value
-        for value in vars(module).values()
+        for name, value in vars(module).items()
         if inspect.isclass(value)
         and issubclass(value, Reward)
-        and value.__module__ == module.__name__
-        and class_name in ("", value.__name__)
+        and (name == class_name if class_name else value.__module__ == module.__name__)
     ]
     defined = list(dict.fromkeys(found))  # a class may have a second name
     classes = [value for value in defined if not inspect.isabstract(value)]
@@ -212,7 +213,7 @@ _DIRECTIONS = reward_pb2.Direction.values()[1:]
 _INPUTS = reward_pb2.Input.values()[1:]
 
 _FACTS: Mapping[str, Callable[[Any], bool]] = {
-    "name": lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)),
+    "name": lambda value: isinstance(value, str) and bool(catalogue.NAME.fullmatch(value)),
     "version": lambda value: isinstance(value, str),
     "description": lambda value: isinstance(value, str),
     "unit": lambda value: isinstance(value, str),

@@ -13,7 +13,7 @@ from salon.wire.frames import Received
 from services.scoring.call import Call
 from services.scoring.hosted_reward import HostedReward
 from services.scoring.limits import Limits
-from services.server.answers import Answering, read_request
+from services.server.answers import Answering, parse_request, read_request
 from services.server.health import SERVICE
 from services.server.named_rewards import NamedRewards
 
@@ -47,8 +47,7 @@ class RewardServicer:
         """Describe all hosted rewards."""
 
         def describe(_call: Call) -> reward_pb2.ListRewardsResponse:
-            kind = reward_pb2.ListRewardsRequest
-            read_request("ListRewardsRequest", payload, kind.FromString)
+            read_request(reward_pb2.ListRewardsRequest, payload)
             rewards = [self._describe(hosted.reward) for hosted in self._rewards]
             return reward_pb2.ListRewardsResponse(rewards=rewards)
 
@@ -60,10 +59,8 @@ class RewardServicer:
         """Describe one reward."""
 
         def describe(call: Call) -> reward_pb2.GetRewardResponse:
-            kind = reward_pb2.GetRewardRequest
-            request = read_request("GetRewardRequest", payload, kind.FromString)
-            call.reward = self._rewards.shown(request.reward)
-            reward = self._rewards.find(request.reward).reward
+            request = read_request(reward_pb2.GetRewardRequest, payload)
+            reward = self._rewards.asked_for(request.reward, call).reward
             return reward_pb2.GetRewardResponse(reward=self._describe(reward))
 
         return self._answering.answer(context, describe, method="GetReward")
@@ -75,9 +72,8 @@ class RewardServicer:
 
         def score(call: Call) -> reward_pb2.ScoreResponse:
             received = self._read(payload)
-            call.reward = self._rewards.shown(received.request.reward)
             call.samples = len(received.samples)
-            hosted = self._rewards.find(received.request.reward)
+            hosted = self._rewards.asked_for(received.request.reward, call)
             if not received.samples:
                 raise InvalidRequest("the batch is empty: send at least one sample")
             return hosted.score(
@@ -88,7 +84,7 @@ class RewardServicer:
 
     def _read(self, payload: bytes) -> Received:
         most = self._limits.max_samples
-        return read_request("ScoreRequest", payload, lambda given: frames.parse(given, most))
+        return parse_request("ScoreRequest", payload, lambda given: frames.parse(given, most))
 
     def _describe(self, reward: Reward) -> reward_pb2.Reward:
         return reward_pb2.Reward(

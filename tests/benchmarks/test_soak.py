@@ -18,7 +18,7 @@ from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.plan import PlannedRequest, PlannedSample, plan_request
 from benchmarks.soak.pool import expect, make_pool
 from benchmarks.soak.verdict import find_faults
-from services.server.reward_modules import load_rewards
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.service import wait_until
 
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from salon.cli.score_table import Answer, Batch, answers_as_json
 from salon.errors import ServiceUnavailable
 from salon.jobs.store import Job, JobState
 from salon.settings import Settings
-from salon.stack.local_services import LOCAL_SERVICES
+from salon.stack.local_services import salons_own
 from trainer.evaluation.held_out import Evaluation, effects
 from trainer.spec.job_spec import read_record
 
@@ -84,6 +84,6 @@ def test_with_json_is_what_the_page_says():
 )
 def test_no_port_of_a_page_is_one_of_the_whole_stack(page):
     first = int(Settings().reward_target.rpartition(":")[2])
-    taken = range(first, first + len(LOCAL_SERVICES))
+    taken = range(first, first + len(salons_own()))
     text = page.read_text(encoding="utf-8")
     assert not [port for port in re.findall(r"--[a-z-]*port (\d+)", text) if int(port) in taken]

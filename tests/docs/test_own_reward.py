@@ -12,11 +12,14 @@ from scipy import ndimage
 from salon import RewardClient
 from salon.queue.broker import score_queue
 from salon.reward.v1 import reward_pb2
+from salon.serving import catalogue
+from services.server.reward_modules import choose_rewards
 from tests.fixtures.service import REPOSITORY
 from tests.salon.files import noise
 
 PAGE = (REPOSITORY / "docs" / "own-reward.md").read_text(encoding="utf-8")
-SHARPNESS, CLIENT, SHARP_ENOUGH = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SHARPNESS, CLIENT, SHARP_ENOUGH, LOCAL_OPTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+[ENTRY_POINT] = re.findall(r'-points."salon.rewards"]\n(.*?)```', PAGE, re.DOTALL)
 SERVE, TRAIN, SERVE_WITH_OPTIONS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -101,3 +104,16 @@ def test_options_that_cannot_be_used_are_refused_before_anything_starts(folder, 
 
 def test_the_queue_of_the_page_is_that_of_the_reward():
     assert f"-Q {score_queue('sharpness')}\n" in TRAIN
+
+
+def test_the_package_of_the_page_registers_it(installed):
+    name, place = ENTRY_POINT.replace('"', "").strip().split(" = ")
+    module = place.partition(":")[0].replace(".", "/")
+    attribute = '    name = "sharp_enough"\n'
+    assert attribute in SHARP_ENOUGH
+    enough = SHARP_ENOUGH.replace(attribute, attribute + LOCAL_OPTIONS)
+    files = {f"{module}.py": SHARPNESS, "judges/enough.py": enough}
+    installed(files, **{name: place, "sharp_enough": "judges.enough:SharpEnough"})
+    assert [choice.reward.name for choice in choose_rewards(name)] == ["sharpness"]
+    assert f"--rewards {name},jpeg_compressibility`" in PAGE
+    assert catalogue.known()["sharp_enough"].local_options == ("threshold=250",)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from salon.errors import InvalidRequest
+from salon.serving import catalogue
 from salon.settings import Settings
-from salon.stack.local_services import LOCAL_SERVICES
 from trainer.spec.job_spec import read_record
 
 PAGE = Path(__file__).parents[2] / "docs" / "several-rewards.md"
@@ -71,7 +71,7 @@ def test_the_table_tells_which_rewards_a_job_can_use():
         for names in re.findall(r"\[(.*?)\]", row[0])
         for name in names.split(", ")
     }
-    assert told == {name: in_a_job(name) for service in LOCAL_SERVICES for name in service.rewards}
+    assert told == {name: in_a_job(name) for name in catalogue.own()}
 
 
 def test_every_local_link_leads_somewhere():

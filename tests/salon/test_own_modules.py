@@ -7,10 +7,15 @@ from importlib.machinery import PathFinder
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
+from salon import RewardClient
+from salon.errors import SalonError
 from salon.own_modules import python
-from tests.fixtures.service import REPOSITORY
+from tests.fixtures.service import REPOSITORY, free_port
+from tests.fixtures.stack import wait_until
 
 SALONS = ("salon", "services", "trainer", "workers", "tiny")
 LIBRARIES = ("celery", "grpc", "kombu", "logging", "numpy", "redis", "structlog", "types", "yaml")
@@ -207,3 +212,63 @@ def test_an_own_module_with_the_name_of_another_is_named(folder, module, words):
     found = run(python("services", f"{module}:Mineral"), folder)
     assert found.returncode == 1
     assert words.format(folder=folder) in found.stderr
+
+
+BRIGHTNESS = """
+from salon.serving import Reward
+
+class Brightness(Reward):
+    name, description, version = "brightness", "mean gray level", "1"
+
+    def score(self, samples):
+        return [sample.image.mean() for sample in samples]
+"""
+JOB = {
+    "name": "tiny",
+    "model": str(REPOSITORY / "models" / "tiny-sd-digits"),
+    "prompts": ["a red three on a blue background"],
+    "rewards": [{"name": "brightness"}, {"name": "jpeg_compressibility"}],
+    "iterations": 1,
+    "algorithm": {
+        "name": "ddpo",
+        "sampling_steps": 2,
+        "sample_batch_size": 8,
+        "samples_per_iteration": 8,
+    },
+    "evaluation": {"prompts": ["a white six on a red background"], "samples": 2},
+}
+
+
+def test_a_stack_a_service_and_a_job_run_beside_packages_of_those_names(salon, installed):
+    for name in SALONS[1:]:
+        (salon.folder / name).mkdir()
+        (salon.folder / name / "__init__.py").write_text(f"raise SystemExit('own {name} ran')")
+    (salon.folder / "mine.py").write_text(REWARD)
+    (salon.folder / "job.yaml").write_text(yaml.safe_dump(JOB))
+    site = installed({"lights/judge.py": BRIGHTNESS}, brightness="lights.judge:Brightness")
+    salon.environment["PYTHONPATH"] = str(site)
+
+    up = salon("up", "--rewards", "jpeg_compressibility,brightness")
+    assert up.returncode == 0, up.err
+    assert f"brightness              127.0.0.1:{salon.reward_port + 1}" in up.out
+    port = free_port()
+    serving = salon.start("serve", "mine:Mine", "--port", str(port))
+    try:
+        image = np.zeros((1, 8, 8, 3), np.uint8)
+        with RewardClient(f"127.0.0.1:{port}") as client:
+            wait_until(lambda: scores(client, image, "mine"), "mine:Mine is served")
+    finally:
+        serving.terminate()
+        serving.communicate()
+    trained = salon("submit", "job.yaml", "--watch")
+    assert trained.returncode == 0, trained.out + trained.err
+    assert "brightness" in trained.out
+    assert " ran" not in up.err + trained.out + trained.err
+
+
+def scores(client, images, reward):
+    try:
+        [outcome] = client.score(images, reward=reward, deadline=2)
+    except SalonError:
+        return False
+    return outcome.score == 0

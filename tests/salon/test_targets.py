@@ -1,7 +1,9 @@
 import socket
 
+import psutil
 import pytest
 
+from salon import targets
 from salon.client.channel import connect
 from salon.errors import ServiceUnavailable, from_rpc_error
 from salon.targets import addresses, is_local, is_this_host, through_proxy
@@ -47,6 +49,19 @@ def test_these_may_be_elsewhere(target):
 def test_a_proxy_leads_nowhere_else_but_a_token_needs_tls(target):
     assert is_this_host(target)
     assert not is_local(target)
+
+
+def test_the_addresses_of_this_host_are_its_own():
+    interfaces = psutil.net_if_addrs().values()
+    own = [
+        entry.address
+        for entries in interfaces
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
+    assert own
+    assert all(map(targets._is_own, own))
+    assert not targets._is_own("10.0.0.1")
 
 
 @pytest.mark.parametrize("name", ["grpc_proxy", "https_proxy", "http_proxy"])

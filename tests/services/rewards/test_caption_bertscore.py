@@ -7,8 +7,8 @@ from salon.errors import InvalidRequest
 from salon.reward.v1 import reward_pb2
 from salon.serving import Sample
 from services.rewards.caption_bertscore import CaptionBertscoreConfig
-from services.server.reward_modules import load_rewards
 from tests.fixtures.llava import greedy_answer, tiny_llava
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.text_models import MINILM_LAYERS, greedy_recall, minilm
 from tests.salon.files import noise
 

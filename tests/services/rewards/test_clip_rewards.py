@@ -16,7 +16,7 @@ from salon.serving import Sample
 from services.rewards.clip_score import ClipScore, ClipScoreConfig
 from services.rewards.hpsv2 import HpsV2, HpsV2Config
 from services.rewards.pickscore import PickScore, PickScoreConfig
-from services.server.reward_modules import load_rewards
+from tests.fixtures.rewards import load_rewards
 from tiny.digits import draw, handwriting, random_scenes
 
 TINY_CLIP = "models/tiny-clip-digits"

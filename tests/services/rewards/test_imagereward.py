@@ -11,7 +11,7 @@ from salon.errors import InvalidRequest
 from services.models.blip import BlipScorer, published_config, to_transformers
 from services.models.image_processor import ImageProcessor
 from services.rewards.imagereward import MAX_TOKENS, MEAN, STD, ImageReward, ImageRewardConfig
-from services.server.reward_modules import load_rewards
+from tests.fixtures.rewards import load_rewards
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from salon.serving import Sample
-from services.server.reward_modules import load_rewards
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.service import REPOSITORY
 from tests.fixtures.text_models import MINILM_LAYERS, minilm
 from tiny.digits import draw, handwriting

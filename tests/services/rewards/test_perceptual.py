@@ -10,7 +10,7 @@ from salon.serving import Sample
 from services.models.vgg import Vgg19
 from services.rewards import perceptual
 from services.rewards.perceptual import feature_distance, gram, style_distance
-from services.server.reward_modules import load_rewards
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.vgg import narrow_vgg
 from tests.salon.files import noise
 

@@ -3,8 +3,8 @@ import pytest
 from salon.reward.v1 import reward_pb2
 from salon.serving import Sample
 from services.models.llava import Llava, LlavaConfig
-from services.server.reward_modules import load_rewards
 from tests.fixtures.llava import tiny_llava
+from tests.fixtures.rewards import load_rewards
 from tests.salon.files import noise
 
 QUESTIONS = ["What animal is in this image?", "How many wolf are there in this image?", "What is"]

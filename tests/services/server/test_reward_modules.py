@@ -5,8 +5,9 @@ import sys
 import pytest
 
 from salon.errors import InvalidRequest, RewardFailed
-from salon.stack.local_services import LOCAL_SERVICES
-from services.server.reward_modules import choose_rewards, load_rewards
+from salon.serving import catalogue
+from services.server.reward_modules import choose_rewards
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.service import REPOSITORY
 
 BARE = """
@@ -129,9 +130,9 @@ def test_a_reward_that_fails_to_load_is_named_with_its_error(module):
 
 def test_a_reward_whose_dependency_is_missing_says_how_to_install_it():
     code = "import sys; sys.modules['torch'] = None\n"
-    code += "from services.server.reward_modules import load_rewards\n"
+    code += "from services.server.reward_modules import choose_rewards\n"
     done = subprocess.run(
-        [sys.executable, "-c", code + "load_rewards('clip_score')"],
+        [sys.executable, "-c", code + "choose_rewards('clip_score')"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -141,7 +142,7 @@ def test_a_reward_whose_dependency_is_missing_says_how_to_install_it():
     assert "pip install 'salon[models]'" in done.stderr
 
 
-@pytest.mark.parametrize("reward", [r for service in LOCAL_SERVICES for r in service.rewards])
+@pytest.mark.parametrize("reward", catalogue.own())
 def test_a_reward_is_found_by_its_name(reward):
     names = [choice.reward.name for choice in choose_rewards(reward)]
     # perceptual is the name of a module, too, which has another reward beside it.
@@ -155,6 +156,29 @@ def test_a_module_comes_before_a_reward_of_its_name(tmp_path, monkeypatch):
         assert [choice.reward.name for choice in choose_rewards("style")] == ["mine"]
     finally:
         sys.modules.pop("style", None)
+
+
+JUDGES = {
+    "judges/__init__.py": "from judges.real import Real as Judge\n",
+    "judges/real.py": """
+from salon.serving import Reward
+class Real(Reward):
+    name, version, description = "judge", "1", "a"
+    def score(self, samples): return [1.0] * len(samples)
+class Another(Real):
+    name = "another"
+""",
+}
+
+
+def test_a_reward_that_an_installed_package_registers_is_found_by_its_name(installed):
+    site = installed(JUDGES, judge="judges.real:Real", another="judges:Judge", jpeg="judges:Judge")
+    (site / "judge.py").write_text("raise SystemExit('a module of the user’s')")
+    assert [choice.reward.name for choice in choose_rewards("judge")] == ["judge"]
+    with pytest.raises(InvalidRequest, match="registered as 'another' and its name is 'judge'"):
+        choose_rewards("another")
+    own = [choice.reward.name for choice in choose_rewards("jpeg")]
+    assert own == ["jpeg_compressibility", "jpeg_incompressibility"]
 
 
 @pytest.mark.parametrize(

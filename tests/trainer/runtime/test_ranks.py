@@ -82,7 +82,6 @@ def main(folder):
         "largest": [ranks.largest(10 + ranks.rank), ranks.largest(10 - ranks.rank)],
         "outcomes": {name: outcome(ranks, errors[ranks.rank]) for name, errors in ERRORS.items()},
     }
-    ranks.barrier()
     (folder / f"{ranks.rank}.json").write_text(json.dumps(facts))
     ranks.close()
 
@@ -170,7 +169,6 @@ def test_one_process_waits_for_nobody():
     ranks.sum_([tensor])
     assert tensor.tolist() == [1, 2]
     assert (ranks.rank, ranks.count, ranks.first, ranks.largest(7)) == (0, 1, True, 7)
-    ranks.barrier()
     ranks.agree(None)
     with pytest.raises(Interrupted):
         ranks.agree(Interrupted(Cause.PREEMPTED))
