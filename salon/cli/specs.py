@@ -42,8 +42,12 @@ class CheckedSpec:
         return shown
 
 
-def _count(prompts: Sequence[str]) -> str:
-    return f"{len(prompts)} prompts, e.g. {prompts[0]}"
+def _count(rows: Sequence[str | Mapping[str, Any]]) -> str:
+    first = rows[0]
+    if isinstance(first, str):
+        return f"{len(rows)} prompts, e.g. {first}"
+    carried = " and ".join(key for key in first if key != "prompt")
+    return f"{len(rows)} prompts, e.g. {first['prompt']} (with {carried})"
 
 
 def rewards_of(resolved: Mapping[str, Any]) -> list[str]:

@@ -165,7 +165,7 @@ class BrightnessScorer:
         self.submitted = []
         self.refuse_first = False
 
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         self.submitted.append((images, list(prompts)))
         scores = images.mean(axis=(1, 2, 3)) / 255
         valid = np.ones(len(images), dtype=bool)

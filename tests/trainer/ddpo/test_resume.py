@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.fixtures.rows import bare
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
@@ -32,7 +33,7 @@ def config(request):
 
 def start(folder, config, scorer, seed=3, normalize="none"):
     rewards = [RewardSpec(name=name, normalize=normalize) for name in ("brightness", "redness")]
-    return DDPO(Diffusion.load(str(folder)), config, ["a", "b"], rewards, scorer, seed)
+    return DDPO(Diffusion.load(str(folder)), config, bare("ab"), rewards, scorer, seed)
 
 
 def on_disk(state, folder):
@@ -116,7 +117,7 @@ def test_every_batch_of_every_iteration_has_its_own_noise(pipeline_folder, score
         learning_rate=1e-12,
     )
     reward = RewardSpec(name="brightness")
-    ddpo = DDPO(Diffusion.load(str(pipeline_folder)), config, ["a"], [reward], scorer, 0)
+    ddpo = DDPO(Diffusion.load(str(pipeline_folder)), config, bare("a"), [reward], scorer, 0)
     ddpo.step()
     ddpo.step()
     assert len({images.tobytes() for images, _ in scorer.submitted}) == 4

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from salon.errors import InvalidRequest, RewardFailed
+from tests.fixtures.rows import bare
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.rollout import Collector
@@ -26,7 +27,7 @@ def collector(diffusion, scorer):
             diffusion,
             finetuner.policy,
             scorer,
-            PROMPTS,
+            bare(PROMPTS),
             samples=samples,
             batch_size=BATCH,
             seed=5,
@@ -40,7 +41,7 @@ def collector(diffusion, scorer):
 def test_a_rollout_is_what_was_submitted(collector, scorer, diffusion):
     rollout = collector().collect(4)
     images = np.concatenate([images for images, _ in scorer.submitted])
-    assert rollout.prompts == [p for _, prompts in scorer.submitted for p in prompts]
+    assert rollout.keys == [p for _, prompts in scorer.submitted for p in prompts]
     assert rollout.batches.tolist() == [0, 0, 1, 1, 2, 2]
     assert rollout.own.tolist() == [0, 1, 2, 3, 4, 5]
     np.testing.assert_array_equal(rollout.per_reward["brightness"], images.mean((1, 2, 3)) / 255)
@@ -48,7 +49,7 @@ def test_a_rollout_is_what_was_submitted(collector, scorer, diffusion):
     assert rollout.log_probs.shape == (6, STEPS)
     decoded = np.concatenate([diffusion.decode(part) for part in rollout.latents[:, -1].split(2)])
     np.testing.assert_array_equal(decoded, images)
-    expected = diffusion.encode(rollout.prompts).embeddings
+    expected = diffusion.encode(rollout.keys).embeddings
     assert torch.equal(rollout.conditioning.embeddings, expected)
     assert (rollout.dropped, rollout.sampled_after) == (0, 4)
 
@@ -74,7 +75,7 @@ def test_samples_without_a_reward_are_left_out(collector, scorer):
     assert rollout.dropped == 3
     assert rollout.batches.tolist() == [0, 1, 2]
     assert rollout.own.tolist() == [0, 1, 2]
-    assert rollout.prompts == [prompt for _, prompt in whole[1::2]]
+    assert rollout.keys == [prompt for _, prompt in whole[1::2]]
     assert len(rollout.latents) == len(rollout.log_probs) == len(rollout.conditioning) == 3
     assert np.isfinite(rollout.per_reward["brightness"]).all()
 
@@ -95,7 +96,7 @@ def test_what_was_in_flight_is_scored_again(collector, scorer):
     second = collector()
     rollout = second.finish(second.resume(tensors, 7, 6))
     assert [(images.tobytes(), prompts) for images, prompts in scorer.submitted] == sent
-    assert rollout.prompts == expected.prompts
+    assert rollout.keys == expected.keys
     assert rollout.sampled_after == 6
     assert torch.equal(rollout.latents, expected.latents)
     assert torch.equal(rollout.log_probs, expected.log_probs)
@@ -114,10 +115,10 @@ def test_an_error_of_sampling_is_raised_where_ranks_agree(collector, scorer):
     sent = scorer.submitted
     submit = scorer.submit
 
-    def fail_second(images, prompts):
+    def fail_second(*batch):
         if len(sent) == 1:
             raise OSError("no route to the jury")
-        return submit(images, prompts)
+        return submit(*batch)
 
     scorer.submit = fail_second
     flight = collector().start(0, 0)

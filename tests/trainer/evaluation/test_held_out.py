@@ -40,7 +40,7 @@ class ChangingScorer:
     def __init__(self):
         self._batches = 0
 
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         self._batches += 1
         every = np.ones(len(images))
         versions = {"r": (str(self._batches),), "s": ("1",)}
