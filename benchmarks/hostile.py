@@ -2,7 +2,9 @@
 
 `python -m benchmarks.hostile run` starts the jpeg service as a process, and for each kind of file
 so many hostile callers in processes of their own, who send it over and over. Its last line is all
-that it measured, as JSON. Callers and service share the machine's processors.
+that it measured, as JSON. Callers and service share the machine's processors: what that alone costs
+the honest caller is measured first, beside as many processes that only compute (`busy`), and is
+what each kind is compared with. With `--nice 19` the hostile processes get only what is left over.
 """
 
 import io
@@ -36,6 +38,7 @@ from salon.client.channel import METHOD_SCORE, connect
 from salon.reward.v1 import reward_pb2
 
 PROCESSES = 4  # of hostile callers
+BUSY = "busy"  # the kind of those who send nothing and compute
 REST_SECONDS = 5.0
 """From the end of an attack to the look at what the service still uses."""
 PNG, JPEG, WEBP = (
@@ -102,20 +105,23 @@ FILES: dict[str, Callable[[], tuple[reward_pb2.ImageFormat.ValueType, bytes]]] =
 """By name: what the hostile callers send."""
 
 
-def measure(callers: int, seconds: float, kinds: list[str]) -> dict[str, Any]:
+def measure(callers: int, seconds: float, kinds: list[str], nice: int) -> dict[str, Any]:
     """Everything measured, ready for JSON: milliseconds, MiB and seconds of processor time.
 
     Args:
         callers: hostile ones at once.
         seconds: how long each kind is sent, and how long the quiet before is.
         kinds: names in `FILES`.
+        nice: of the hostile callers' processes.
     """
     results = {}
     photograph = _saved(Image.fromarray(cut_squares(find_photographs(), 1, 512)[0]), "PNG")
+    with _service() as (target, _), _attack(target, BUSY, callers, nice):
+        busy = _honest(target, photograph, seconds)
     for kind in kinds:
         with _service() as (target, process):
             quiet = _honest(target, photograph, seconds)
-            with _attack(target, kind, callers) as answers:
+            with _attack(target, kind, callers, nice) as answers:
                 time.sleep(1)
                 under = _honest(target, photograph, seconds)
             used = _processor_seconds(process)
@@ -127,6 +133,7 @@ def measure(callers: int, seconds: float, kinds: list[str]) -> dict[str, Any]:
                 "quiet": quiet,
                 "attacked": under,
                 "p99_ratio": round(under["p99_ms"] / quiet["p99_ms"], 2),
+                "p99_ratio_to_busy": round(under["p99_ms"] / busy["p99_ms"], 2),
                 "peak_mib": peak,
                 "idle_mib": _status(process, "VmRSS"),
                 "processor_seconds_after": round(_processor_seconds(process) - used, 2),
@@ -134,8 +141,11 @@ def measure(callers: int, seconds: float, kinds: list[str]) -> dict[str, Any]:
     return {
         "benchmark": "hostile",
         "callers": callers,
+        "processes": PROCESSES,
+        "nice": nice,
         "seconds": seconds,
         "rest_seconds": REST_SECONDS,
+        "busy": busy,
         "kinds": results,
         "machine": describe_machine() | {"load": [round(one, 1) for one in os.getloadavg()]},
         "versions": versions(("grpcio", "numpy", "pillow", "protobuf", "simplejpeg")),
@@ -182,12 +192,15 @@ def _honest(target: str, photograph: bytes, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _attack(target: str, kind: str, callers: int) -> Iterator[Callable[[], dict[str, int]]]:
+def _attack(
+    target: str, kind: str, callers: int, nice: int
+) -> Iterator[Callable[[], dict[str, int]]]:
     """Within, so many callers send; gives what they were answered, once it is over."""
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / str(index) for index in range(PROCESSES)]
         share = str(max(1, callers // PROCESSES))
-        command = [sys.executable, "-m", "benchmarks.hostile", "attack", target, kind, share]
+        attack = [sys.executable, "-m", "benchmarks.hostile", "attack", target, kind, share]
+        command = ["nice", "-n", str(nice), *attack]
         attackers = [
             subprocess.Popen([*command, str(log)], stderr=subprocess.DEVNULL) for log in logs
         ]
@@ -232,16 +245,18 @@ def _processor_seconds(process: psutil.Process) -> float:
 
 def _show(result: dict[str, Any]) -> None:
     title = f"One honest caller beside {result['callers']} hostile ones"
-    table = Table(
-        "", "quiet p50, p99", "attacked p50, p99", "p99 ratio", "peak", "idle", title=title
-    )
+    columns = ("", "quiet p50, p99", "attacked p50, p99", "p99 to quiet, busy", "peak", "idle")
+    table = Table(*columns, title=title)
+    busy = f"{result['busy']['p50_ms']:.1f}, {result['busy']['p99_ms']:.1f} ms"
+    table.add_row(BUSY, "", busy, "", "", "")
     for kind, found in result["kinds"].items():
         times = [
             f"{found[when]['p50_ms']:.1f}, {found[when]['p99_ms']:.1f} ms"
             for when in ("quiet", "attacked")
         ]
         sizes = [f"{found[when]} MiB" for when in ("peak_mib", "idle_mib")]
-        table.add_row(kind, *times, f"{found['p99_ratio']:.1f}", *sizes)
+        ratios = f"{found['p99_ratio']:.1f}, {found['p99_ratio_to_busy']:.1f}"
+        table.add_row(kind, *times, ratios, *sizes)
     Console().print(table)
 
 
@@ -253,9 +268,10 @@ def run(
     callers: Annotated[int, typer.Option(min=1, help="Hostile callers at once.")] = 64,
     seconds: Annotated[float, typer.Option(min=1, help="Of quiet, and of each attack.")] = 6.0,
     kind: Annotated[list[str] | None, typer.Option(help="Only files of this name.")] = None,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="Of the hostile processes.")] = 0,
 ) -> None:
     """Measure, show a table, and print everything as one line of JSON."""
-    result = measure(callers, seconds, kind or list(FILES))
+    result = measure(callers, seconds, kind or list(FILES), nice)
     _show(result)
     print(json.dumps(result))
 
@@ -263,6 +279,10 @@ def run(
 @app.command(hidden=True)
 def attack(target: str, kind: str, callers: int, log: Path) -> None:
     """Send files of one kind until killed; each answer is a line of `log`."""
+    if kind == BUSY:
+        log.touch()
+        while True:
+            pass
     form, data = FILES[kind]()
     sample = reward_pb2.Sample(image=reward_pb2.Image(format=form, data=data))
     payload = reward_pb2.ScoreRequest(samples=[sample]).SerializeToString()

@@ -165,6 +165,21 @@ _WAY_OUT = {
 }
 
 
+_WAY_OUT_IS_TOLD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# How gRPC itself refuses a message: which side does, on which way, its size and the limit.
+_TOO_LARGE = re.compile(
+    r"(CLIENT|SERVER): (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)"
+)
+_TOO_LARGE_REQUEST = (
+    "the request takes {size} bytes, at most {limit} are accepted: send fewer or smaller samples "
+    "in one, or raise --max-message-bytes of the service and max_message_bytes here "
+    "(SALON_MAX_MESSAGE_BYTES)"
+)
+_TOO_LARGE_REPLY = (
+    "the reply takes {size} bytes, at most {limit} are accepted: let the reward return less in "
+    "details, ask for fewer samples in one call, or raise max_message_bytes here "
+    "(SALON_MAX_MESSAGE_BYTES) and --max-message-bytes of the service"
+)
 _MAYBE_ITS_PROXY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)$")  # how libraries in Rust, as safetensors, end theirs
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
@@ -195,6 +210,15 @@ def naming(path: Path, *, disk_alone: bool = False) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
+def one_line(error: BaseException) -> str:
+    """What other people's exception says, with its class where that is a part of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
+
+
 def _is_ours(code: int | None, disk_alone: bool) -> bool:
     return code in _OF_DISKS if disk_alone else code is not None
 
@@ -220,7 +244,6 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> SalonError:
     """
     # Every error a channel raises is also a grpc.Call, which is where its status is.
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    words = error.details() if isinstance(error, grpc.Call) else str(error)
     kind = _BY_CODE.get(code, RewardFailed)
     retry_after: float | None = None
     for detail in _details(error):
@@ -229,10 +252,25 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> SalonError:
             kind = _BY_REASON.get(info.reason, kind)
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-    way_out = f"; {_WAY_OUT[code]}" if code in _WAY_OUT else ""
     proxy = through_proxy(target) if code in _MAYBE_ITS_PROXY else ""
-    message = f"reward service {target}{proxy}: {code.name}: {words}{way_out}"
+    message = f"reward service {target}{proxy}: {in_words(error)}"
     return Overloaded(message, retry_after) if kind is Overloaded else kind(message)
+
+
+def in_words(error: grpc.RpcError) -> str:
+    """The status of a failed call for people: its code, what it says, and a way out."""
+    if not isinstance(error, grpc.Call):
+        return f"{grpc.StatusCode.UNKNOWN.name}: {error}"
+    code, words = error.code(), error.details() or ""
+    if found := _TOO_LARGE.search(words):
+        side, done, size, limit = found.groups()
+        is_request = (side, done) in (("CLIENT", "Sent"), ("SERVER", "Received"))
+        text = _TOO_LARGE_REQUEST if is_request else _TOO_LARGE_REPLY
+        return f"{code.name}: {text.format(size=size, limit=limit)}"
+    # What has no room, or is not ready, says itself what to do.
+    told = code in _WAY_OUT_IS_TOLD and is_of_service(error)
+    way_out = f"; {_WAY_OUT[code]}" if code in _WAY_OUT and not told else ""
+    return f"{code.name}: {words}{way_out}"
 
 
 def is_untried(error: grpc.RpcError) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from salon.errors import InvalidRequest
@@ -13,17 +14,54 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def make_usable(folder: Path, setting: str) -> None:
+    """`make_private` of a folder that the user named, to write into.
+
+    Args:
+        folder: the folder.
+        setting: what names it, such as SALON_RUNS_DIR.
+
+    Raises:
+        InvalidRequest: it cannot be made, or this user may not write into it.
+    """
+    reason = ""
+    try:
+        make_private(folder)
+    except OSError as error:
+        reason = _obstacle(folder) or f"cannot be made: {error.strerror}"
+    else:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            reason = f"cannot be written by user {os.geteuid()}"
+    if reason:
+        raise InvalidRequest(
+            f"{setting} is {folder.absolute()}, which {reason}: set it to a folder of your own"
+        )
+
+
+def _obstacle(folder: Path) -> str:
+    """What is in its place, or on the way there; empty if nothing is."""
+    with suppress(OSError):  # as of a name that is too long
+        if folder.is_symlink() and not folder.exists():
+            return f"is a link to {folder.readlink()}, where nothing is"
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                return "is no folder" if place == folder else f"lies in {place}, which is none"
+    return ""
+
+
 def require_own(folder: Path) -> None:
     """Refuse a state folder whose files others may have written; one that is not there is fine.
 
     Raises:
-        InvalidRequest: it is another user's, or others may write into it.
+        InvalidRequest: it is no folder or another user's, or others may write into it.
     """
     try:
         found = folder.stat()
     except FileNotFoundError:
         return
     way_out = "set SALON_STATE_DIR to a folder of your own"
+    if not stat.S_ISDIR(found.st_mode):
+        raise InvalidRequest(f"the state folder {folder} is no folder: {way_out}")
     if found.st_uid != os.geteuid():
         raise InvalidRequest(
             f"the state folder {folder} belongs to user {found.st_uid}, and this is user "

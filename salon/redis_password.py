@@ -24,19 +24,21 @@ def _stored(state_dir: Path, url: str) -> str:
     try:
         stored = json.loads(file.read_text())
         port, password = stored["port"], stored["password"]
-    except FileNotFoundError:
+        if not isinstance(password, str) or not password.isascii():
+            raise TypeError("no password that was made here")
+    except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise SalonError(
             f"{file} is damaged: delete it, then `salon down` and `salon up`"
         ) from None
     # Another Redis, at another port, has nothing to do with it.
-    return str(password) if port == redis_url.own_port(url) else ""
+    return password if port == redis_url.own_port(url) else ""
 
 
 def with_stored_password(state_dir: Path, url: str) -> str:
     """`url`, with the password of the stack unless it has one."""
-    if redis_url.own_port(url) is None or redis_url.password(url):
+    if redis_url.own_port(url) is None or redis_url.password(url) or redis_url.lacks_colon(url):
         return url
     stored = _stored(state_dir, url)
     return redis_url.with_password(url, stored) if stored else url

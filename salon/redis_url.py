@@ -7,13 +7,15 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 _IN_QUERY = re.compile(r"(?<=[?&])([^=&]*password)=[^&]*", re.IGNORECASE)
 # To the last @: a password may hold anything where somebody forgot to encode it.
 _IN_FRONT = re.compile(r"^([a-z][a-z0-9+.-]*://)?+([^:@]*):.*@", re.IGNORECASE | re.DOTALL)
+# What stands alone there is the name of a user, or a password that lacks its colon.
+_ALONE = re.compile(r"^([a-z][a-z0-9+.-]*://)?+[^:@/][^:]*@", re.IGNORECASE)
 _WITHOUT_HOST = re.compile(r"^([a-z][a-z0-9+.-]*://):(?!\d*(?:[/?#]|$))[^@]*$", re.IGNORECASE)
 
 
 def shown(url: str) -> str:
     """`url` for people, logs and errors: without its passwords, also where it is no proper URL."""
     hidden = _IN_QUERY.sub(r"\1=***", url)
-    return _WITHOUT_HOST.sub(r"\1:***", _IN_FRONT.sub(r"\1\2:***@", hidden))
+    return _WITHOUT_HOST.sub(r"\1:***", _IN_FRONT.sub(r"\1\2:***@", _ALONE.sub(r"\1***@", hidden)))
 
 
 def password(url: str) -> str:
@@ -29,6 +31,22 @@ def username(url: str) -> str:
     return dict(parse_qsl(parts.query)).get("username") or unquote(parts.username or "")
 
 
+def lacks_colon(url: str) -> bool:
+    """Whether one word stands before the host: to Redis a user, to who wrote it often a password.
+
+    With a password among the parameters it is a user.
+    """
+    front = urlsplit(url).netloc.rpartition("@")[0]
+    return bool(front) and ":" not in front and not password(url)
+
+
+def database(url: str) -> str:
+    """The index of the database in `url`, as it is written; empty if there is none."""
+    parts = urlsplit(url)
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    return dict(parse_qsl(parts.query)).get("db", path)
+
+
 def own_port(url: str) -> int | None:
     """The port, if `url` is one at which the local stack may run a Redis of its own."""
     try:
@@ -41,11 +59,13 @@ def own_port(url: str) -> int | None:
 
 
 def is_misread(url: str) -> bool:
-    """Whether a part of `url` is not what it is for, as where a password holds a bare / or #."""
+    """Whether a part of `url` is not what it is for, as where a password holds a bare / ? or #."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss"):
         return False
-    return bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
+    # redis-py leaves out what is no option: that it was the host would not be noticed.
+    cut = any("@" in part and "=" not in part for part in parts.query.split("&"))
+    return cut or bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
 
 
 def missing_files(url: str) -> list[str]:

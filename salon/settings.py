@@ -18,7 +18,9 @@ class Settings(BaseSettings):
     """One set for the whole stack; a container is configured by its environment alone."""
 
     # An empty variable is as good as none: compose files pass on what is not set as "".
-    model_config = SettingsConfigDict(env_prefix="SALON_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SALON_", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6390/0",

@@ -1,12 +1,17 @@
 """`python -m services MODULE`: host the rewards of one module over gRPC."""
 
+import sys
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+    from salon.own_modules import come_last
+
+    come_last()  # before anything is imported that may lie there, too: PYTHONPATH may name it
+
 import logging
 import os
-import sys
 from typing import NoReturn
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
 
 import typer
 
@@ -14,7 +19,6 @@ from salon import logs
 from salon.errors import InvalidRequest, SalonError
 from salon.extras import require
 from salon.memory import keep_freed_memory
-from salon.own_modules import come_last
 from salon.wire.images import ImageLimits
 from services.scoring.limits import Limits
 from services.server import flags
@@ -131,7 +135,6 @@ def _pairs(settings: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    come_last()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     app()

@@ -7,17 +7,22 @@ run folder, the others compute.
 `python -m trainer compare FOLDER... --out FILE`: one page about several finished runs.
 """
 
+import sys
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+    from salon.own_modules import come_last
+
+    come_last()  # before anything is imported that may lie there, too: PYTHONPATH may name it
+
 import os
 import signal
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
 
 import redis
 import structlog
@@ -29,8 +34,7 @@ from salon.extras import MissingExtra, require
 from salon.jobs.lease import Lease, LeaseLost, acquire
 from salon.jobs.store import Job, JobNotFound, JobState, JobStore, check_id
 from salon.memory import keep_freed_memory
-from salon.own_modules import come_last
-from salon.queue.connection import connect, connect_once
+from salon.queue.connection import check_url, connect, connect_once
 from salon.settings import Settings, load_settings
 from trainer.runtime.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
@@ -59,7 +63,7 @@ def run(
     rank = int(os.environ.get("RANK", "0"))
     logs.configure("trainer", job=job, **({"rank": rank} if "RANK" in os.environ else {}))
     keep_freed_memory()
-    settings = load_settings()
+    settings = _settings()
     try:
         require("this host's trainer", "trainer")
     except MissingExtra as error:
@@ -103,7 +107,7 @@ def take(job: str) -> None:
     The lease is long enough to start them all; the first beat of rank 0 gives it its usual length.
     """
     _check(job)
-    settings = load_settings()
+    settings = _settings()
     lease = acquire(
         connect(settings.redis_url),
         job,
@@ -138,6 +142,15 @@ def _check(job: str) -> None:
         check_id(job)
     except JobNotFound as error:
         sys.exit(str(error))
+
+
+def _settings() -> Settings:
+    try:
+        settings = load_settings()
+        check_url(settings.redis_url)
+    except SalonError as error:
+        sys.exit(str(error))
+    return settings
 
 
 def _fail(job: str, token: int, settings: Settings, reason: str) -> None:
@@ -196,5 +209,4 @@ def _attempt(
 
 
 if __name__ == "__main__":
-    come_last()
     app()

@@ -11,7 +11,7 @@ import torch
 from salon.errors import InvalidRequest, naming
 from salon.jobs.lease import Lease
 from salon.jobs.store import Job
-from salon.private import follow, make_private
+from salon.private import follow, make_usable
 from salon.queue.broker import create_app
 from salon.queue.connection import connect
 from salon.settings import Settings
@@ -72,7 +72,7 @@ def _open_as_its_folder(runs: Path, job: str) -> None:
 
     Nothing, where that is made here.
     """
-    make_private(runs)
+    make_usable(runs, "SALON_RUNS_DIR")
     run = runs / job
     follow(run if run.exists() else runs)
 
@@ -113,6 +113,10 @@ def _train(
             job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
         )
         tracker = None
+        if lease.token > 1 and loop.iteration == 0:
+            tell.warn(
+                f"no whole checkpoint in {folder.path}: this attempt starts from the beginning"
+            )
         if ranks.first:
             tracker = stack.enter_context(Tracker(job, spec, folder, lease, loop.iteration))
         loop.run(tracker)

@@ -3,11 +3,16 @@
 `celery -A workers worker` is the same, but for the working folder: that comes first there.
 """
 
-import os
 import sys
 
-if not sys.flags.safe_path:
-    sys.path.append(sys.path.pop(0))  # typed by hand without -P
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))  # the working folder, which `python -m` puts first
+    from salon.own_modules import come_last
+
+    come_last()  # before anything is imported that may lie there, too: PYTHONPATH may name it
+
+import os
 
 from celery.__main__ import main as celery
 

@@ -1,6 +1,7 @@
 """The app that `celery -A workers worker` finds."""
 
 import os
+import sys
 from typing import Any
 
 import redis
@@ -8,13 +9,17 @@ import structlog
 from celery.signals import celeryd_init, setup_logging, task_postrun, task_prerun, worker_ready
 
 from salon import logs
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, SalonError
 from salon.own_modules import come_last
 from salon.queue.broker import create_app
-from salon.queue.connection import check_keeps_keys, connect_once
+from salon.queue.connection import check_keeps_keys, check_url, connect_once
 from salon.settings import load_settings
 
-settings = load_settings()
+try:
+    settings = load_settings()
+    check_url(settings.redis_url)
+except SalonError as error:  # of who started this worker
+    sys.exit(str(error))
 app = create_app(settings)
 
 

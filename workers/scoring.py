@@ -25,6 +25,7 @@ from salon.errors import (
     SalonError,
     SharedFileUnavailable,
     from_rpc_error,
+    in_words,
     is_untried,
 )
 from salon.queue.blobs import BlobMissing, BlobStore
@@ -183,7 +184,7 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
             _keep_words(target, f"{code.name}: {detail}")
         if code in _PASSING or hint is not None:
             raise _Waiting(f"waiting for {service}: {code.name}: {detail}", hint) from None
-        raise SalonError(f"{service} refused a batch: {code.name}: {detail}") from None
+        raise SalonError(f"{service} refused a batch: {in_words(error)}") from None
 
 
 def _is_connected(channel: grpc.Channel) -> bool:

@@ -15,7 +15,7 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.lease import Lease, LeaseLost, acquire
-from salon.jobs.store import JobNotFound, JobStore, JobUnreadable
+from salon.jobs.store import JobNotFound, JobState, JobStore, JobUnreadable
 from salon.queue.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
 from salon.queue.connection import connect, connect_once
 from workers.attempt import Attempt
@@ -106,7 +106,11 @@ def _release(lease: Lease, reason: str, end: str = "") -> bool:
     else:
         log.warning("trainer died", job=lease.job, reason=reason)
         store.add_log(lease.job, reason)
-    return lease.job in store.waiting()
+    try:
+        return store.get(lease.job).state is JobState.QUEUED
+    except (JobNotFound, JobUnreadable) as error:
+        log.error("cannot look at the job", reason=str(error))
+        return False
 
 
 @worker_ready.connect

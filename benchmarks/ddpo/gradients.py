@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.ddpo.workload import PROMPTS, Assignment
 from trainer.ddpo.config import DDPOConfig
-from trainer.ddpo.update import Share, accumulate_gradient
+from trainer.ddpo.update import Share, update
 from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
@@ -93,7 +93,16 @@ class Gradients:
             pairs=count * steps,
         )
         order = torch.Generator().manual_seed(self._assignment.seed)
-        statistics = accumulate_gradient(self._finetuner, share, self._config, order, Ranks.alone())
+        # The gradient is looked at, not followed.
+        self._finetuner.optimization.apply_gradient = torch.zeros(()).clone  # type: ignore[method-assign]
+        options = ("estimator", "clip_range", "kl_weight", "rows_per_forward")
+        statistics = update(
+            self._finetuner,
+            share,
+            order,
+            Ranks.alone(),
+            **{name: getattr(self._config, name) for name in options},
+        )
         gradients = {
             name: parameter.grad.contiguous()
             for name, parameter in self._finetuner.parameters.items()

@@ -14,7 +14,6 @@ from salon.cli.score import score
 from salon.cli.terminal import EXIT_ERROR, console, prepare, print_error
 from salon.cli.token import token
 from salon.errors import SalonError
-from salon.own_modules import come_last
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +57,6 @@ app.command()(jobs.report)
 
 def main() -> None:
     """Run the command; an error the user can mend is one line, not a traceback."""
-    come_last()
     prepare()
     never_lose_ctrl_c()
     try:

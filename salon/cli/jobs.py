@@ -1,24 +1,49 @@
 """The commands about jobs that there are: jobs, show, logs, cancel, report."""
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import redis
 import typer
 import yaml
 from rich.console import Console
 
-from salon.cli.records import find, jobs_table, record_as_json, shown_path, whole_as_json
+from salon.cli.records import (
+    find,
+    jobs_table,
+    record_as_json,
+    result_table,
+    shown_path,
+    whole_as_json,
+)
 from salon.cli.terminal import EXIT_INTERRUPTED, console, print_json, print_table
-from salon.errors import InvalidRequest, SalonError
+from salon.errors import InvalidRequest, SalonError, StackUnavailable
 from salon.extras import require
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.store import Job, JobState, JobStore
 from salon.own_modules import python
-from salon.queue.connection import connect, connect_now
+from salon.queue.connection import RedisRefused, connect, connect_now, connect_once
 from salon.settings import Settings, load_settings
 
+COMPLETION_SECONDS = 0.5
+
+
+def _ids(incomplete: str) -> list[str]:
+    """For the shell: the ids that begin so; none where no Redis answers at once."""
+    try:
+        ids = JobStore(connect_once(load_settings().redis_url, COMPLETION_SECONDS)).ids()
+    except (SalonError, redis.RedisError, OSError, ValueError, TypeError):
+        return []  # words in the middle of a command line that is being typed help nobody
+    return [job for job in ids if job.startswith(incomplete)]
+
+
 JobName = Annotated[
-    str, typer.Argument(help="A job's id, as `salon jobs` lists it, or how only it begins or ends.")
+    str,
+    typer.Argument(
+        help="A job's id, as `salon jobs` lists it, or how only it begins or ends.",
+        autocompletion=_ids,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; see docs.")]
 
@@ -33,23 +58,63 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    jobs = open_store(load_settings()).newest(limit)
+    jobs = _open_history(load_settings()).newest(limit)
     if as_json:
         print_json([record_as_json(job) for job in jobs])
     else:
         print_table(jobs_table(jobs))
 
 
-def show(job: JobName, as_json: AsJson = False) -> None:
-    """Show a job's record and its resolved spec."""
-    store = open_store(load_settings())
+def _open_history(settings: Settings) -> JobStore:
+    """As `open_store`; where no stack runs the error says what else there is of past jobs."""
+    try:
+        return open_store(settings)
+    except StackUnavailable as error:
+        if isinstance(error, RedisRefused) or not any(settings.runs_dir.glob("*/spec.yaml")):
+            raise
+        raise StackUnavailable(
+            f"{error}; the run folders of past jobs are in {settings.runs_dir}, and "
+            "`salon report FOLDER...` reads them"
+        ) from None
+
+
+def show(
+    job: JobName,
+    spec: Annotated[bool, typer.Option("--spec", help="Print its whole spec instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a job stands, what came of it and where that lies."""
+    store = _open_history(load_settings())
     record = find(store, job)
     if as_json:
         print_json(whole_as_json(store, record))
+    elif spec:
+        text = yaml.safe_dump(dict(record.spec), sort_keys=False, allow_unicode=True)
+        console.print(text, soft_wrap=True, end="")
+    else:
+        print_table(jobs_table([record]))
+        print_outcome(store, record, console)
+        console.print(f"spec    salon show {record.id} --spec", soft_wrap=True)
+
+
+def print_outcome(store: JobStore, record: Job, screen: Console) -> None:
+    """Before, after and effect size where the job succeeded; and where what it left lies."""
+    if record.state is JobState.SUCCEEDED and (result := store.latest(record.id, "result")):
+        try:
+            table = result_table(result.data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            text = f"entry {result.id} of the job's history cannot be shown: {error!r}"
+            screen.print(text, style="yellow", soft_wrap=True)
+        else:
+            print_table(table, screen)
+    if not record.folder:  # nothing has run it yet
         return
-    print_table(jobs_table([record]))
-    spec = yaml.safe_dump(dict(record.spec), sort_keys=False, allow_unicode=True)
-    console.print(spec, soft_wrap=True)
+    folder = shown_path(record.folder)
+    if record.state is JobState.SUCCEEDED:
+        screen.print(f"report  {folder / 'report.html'}", soft_wrap=True)
+        screen.print(f"model   {folder / 'model'}", soft_wrap=True)
+    else:
+        screen.print(f"folder  {folder}", soft_wrap=True)
 
 
 def cancel(job: JobName) -> None:
@@ -85,20 +150,28 @@ def show_logs(
 
 def report(
     jobs: Annotated[
-        list[str], typer.Argument(help="Jobs that succeeded, of one kind; or their run folders.")
+        list[str],
+        typer.Argument(
+            help="Jobs that succeeded, of one kind; or their run folders.", autocompletion=_ids
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
     """Write one report over several jobs, such as those of `submit --seeds`."""
     check_report_file(out)
-    compare([_run_folder(job) for job in dict.fromkeys(jobs)], out, console)
+    compare(_run_folders(jobs), out, console)
 
 
-def _run_folder(job: str) -> str:
-    """Of a job, or the folder itself: that of `salon run` is asked for with no stack up."""
-    if Path(job).is_dir():
-        return job
-    record = find(open_store(load_settings()), job)
+def _run_folders(jobs: Iterable[str]) -> list[str]:
+    """Of jobs, or the folders themselves: that of `salon run` is asked for with no stack up."""
+    folders = {job: job for job in jobs}
+    if ids := [job for job in folders if not Path(job).is_dir()]:
+        store = open_store(load_settings())
+        folders |= {job: _run_folder(find(store, job)) for job in ids}
+    return list(folders.values())
+
+
+def _run_folder(record: Job) -> str:
     if record.state is not JobState.SUCCEEDED:
         raise InvalidRequest(f"{record.id} is {record.state.value}: it has no report yet")
     return record.folder

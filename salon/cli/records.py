@@ -41,18 +41,20 @@ def find(store: JobStore, text: str) -> Job:
 
 
 def jobs_table(jobs: Sequence[Job]) -> Table:
-    """The jobs in their order, one a row."""
+    """The jobs in their order, one a row; with why they ended so, where one of them says."""
     table = Table(box=None)
     for name in ("job", "state", "attempts", "submitted", "took"):
         table.add_column(name, no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for job in jobs:
+    reasons = [" ".join(job.reason.split()) for job in jobs]
+    if any(reasons):
+        table.add_column("reason", overflow="fold")
+    for job, reason in zip(jobs, reasons, strict=True):
         end = job.finished or time.time()
         took = duration(end - job.started) if job.started else ""
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.submitted))
         state = Text(job.state.value, style=STYLES[job.state.value])
-        reason = Text(" ".join(job.reason.split()))
-        table.add_row(job.id, state, str(job.attempts), submitted, took, reason)
+        row = (job.id, state, str(job.attempts), submitted, took)
+        table.add_row(*row, *([Text(reason)] if any(reasons) else []))
     return table
 
 

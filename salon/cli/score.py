@@ -11,7 +11,15 @@ import typer
 from rich.text import Text
 
 from salon.cli.jobs import AsJson
-from salon.cli.score_table import Answer, Batch, answers_as_json, ask_all, ask_one, score_table
+from salon.cli.score_table import (
+    Answer,
+    Batch,
+    answers_as_json,
+    ask_all,
+    ask_one,
+    score_table,
+    shown_error,
+)
 from salon.cli.terminal import EXIT_ERROR, console, notices, print_error, print_json, print_table
 from salon.errors import InvalidRequest, SalonError, UnknownReward
 from salon.settings import Settings, load_settings
@@ -59,7 +67,7 @@ def score(
         _parse(metadata) if metadata else None,
         _read(reference, limit) if reference else None,
     )
-    targets = known_targets(settings)
+    targets = {} if target else known_targets(settings)
     if reward not in ("", ALL, *targets) and not target and lifecycle.running(settings):
         raise _unknown(reward, targets)
     documents: list[dict[str, Any]] = []
@@ -109,7 +117,7 @@ def known_targets(settings: Settings) -> dict[str, str]:
     """host:port by reward: those of the running stack, and those that the settings name."""
     state = lifecycle.running(settings)
     if state is not None:
-        return {**state.get("rewards", {}), **settings.reward_targets}
+        return {**state["rewards"], **settings.reward_targets}
     named = "reward_target" in settings.model_fields_set or not settings.reward_targets
     return ({"": settings.reward_target} if named else {}) | settings.reward_targets
 
@@ -166,7 +174,7 @@ def _read(path: Path, limit: int) -> bytes:
 def _parse(text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"--metadata is not JSON ({error}): {text[:80]!r}") from None
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"--metadata must be a JSON object, got {text[:80]!r}")
@@ -184,7 +192,7 @@ def _print_lines(answer: Answer, batch: Batch) -> None:
     for [entry] in answers_as_json([answer], batch):
         error = entry["error"]
         shown = (
-            Text(f"{error['code']}: {error['message']}", style="red")
+            Text(f"{error['code']}: {shown_error(error['message'])}", style="red")
             if error
             else Text(f"{entry['score']:z.6g}", style="bold")
         )

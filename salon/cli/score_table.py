@@ -1,5 +1,6 @@
 """One picture before every judge: ask all rewards of several services, and show it as a table."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,8 @@ from salon.reward.v1 import reward_pb2
 from salon.settings import Settings
 from salon.wire.outcomes import Outcome
 
-DETAILS_SHOWN = 60  # characters
+# In an error of a service, as reward.proto names it.
+_INPUT = re.compile(r"\bINPUT_(PROMPT|METADATA|REFERENCE)\b")
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
     table.add_column("reward", no_wrap=True)
     table.add_column("score", no_wrap=True, style="bold")
     table.add_column("details or error", overflow="fold")
-    table.add_column("version", style="dim", overflow="fold", max_width=44)
+    table.add_column("version", no_wrap=True, style="dim")
     for answer in answers:
         if isinstance(answer.said, SalonError):
             each: list[tuple[str, Outcome | SalonError]] = [("all", answer.said)]
@@ -172,13 +174,20 @@ def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
 
 def _cells(said: Outcome | SalonError) -> tuple[Text, Text]:
     """Score and details, or a dash and the error."""
-    if isinstance(said, SalonError) or said.error is not None:
-        error = said if isinstance(said, SalonError) else said.error
-        return Text("—"), Text(str(error), style="yellow" if _is_answer(error) else "red")
+    error = error_of(said)
+    if isinstance(said, SalonError) or error is not None:
+        return Text("—"), Text(shown_error(error), style="yellow" if _is_answer(error) else "red")
     details = ", ".join(f"{name}: {value}" for name, value in sorted(said.details.items()))
-    if len(details) > DETAILS_SHOWN:
-        details = f"{details[: DETAILS_SHOWN - 1]}…"
-    return Text(f"{said.score:z.6g}"), Text(details)
+    return Text(f"{said.score:z.6g}"), Text(_one_line(details))
+
+
+def shown_error(message: object) -> str:
+    """In one line, with an input that is missing called as the command's option for it."""
+    return _INPUT.sub(lambda match: f"--{match[1].lower()}", _one_line(str(message)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _is_answer(error: SalonError | None) -> bool:

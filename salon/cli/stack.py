@@ -7,10 +7,10 @@ import redis
 import typer
 from rich.table import Table
 
-from salon.cli.terminal import console, print_table
+from salon.cli.terminal import console, notices, print_table
 from salon.errors import StackUnavailable
 from salon.jobs.bound import bound_key
-from salon.jobs.store import JobStore
+from salon.jobs.store import Job, JobState, JobStore
 from salon.own_modules import python
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
@@ -46,19 +46,35 @@ def down() -> None:
     """Stop the local stack; queued and running jobs go on after the next `salon up`."""
     settings = load_settings()
     left = _left_by(settings) if lifecycle.running(settings) else []
-    with console.status("stopping the stack"):
-        stopped = lifecycle.down(settings)
+    for job in left:
+        if job.state is JobState.RUNNING:
+            notices.print(
+                f"{job.id} is running: its trainer has {settings.grace_seconds:g} s to end its "
+                "step and to write a checkpoint",
+                soft_wrap=True,
+            )
+    stopped = stop(settings)
     console.print("stopped" if stopped else "no stack was running")
     for job in left:
-        console.print(f"{job} is not over: it goes on after the next `salon up`", soft_wrap=True)
+        if not job.cancel_requested:
+            said = f"{job.id} is not over: it goes on after the next `salon up`"
+            console.print(said, soft_wrap=True)
 
 
-def _left_by(settings: Settings) -> list[str]:
-    """The jobs that will not be over when the stack is down."""
+def stop(settings: Settings) -> bool:
+    """Stop the stack, and say meanwhile what that waits for; returns whether there was one."""
+    with notices.status("stopping the stack") as said:
+        return lifecycle.down(
+            settings, waiting=lambda names: said.update(f"waiting for {', '.join(names)} to stop")
+        )
+
+
+def _left_by(settings: Settings) -> list[Job]:
+    """The jobs that will not be over when the stack is down, unless they were cancelled."""
     try:
         client = connect_now(settings.redis_url)
-        bound = {raw.decode() for raw in client.smembers(bound_key(settings))}
-        return [job.id for job in JobStore(client).active() if job.id not in bound]
+        bound = {raw.decode(errors="replace") for raw in client.smembers(bound_key(settings))}
+        return [job for job in JobStore(client).active() if job.id not in bound]
     except (StackUnavailable, redis.RedisError):
         return []  # there is nobody to ask, and the stack is to stop all the same
 

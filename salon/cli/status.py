@@ -54,7 +54,7 @@ def _stack(settings: Settings) -> dict[str, Any] | None:
     processes = [
         {"name": part["name"], "pid": part["pid"], "running": is_alive(part)} for part in children
     ]
-    return {"processes": processes, "failing": state.get("failing", [])}
+    return {"processes": processes, "failing": state["failing"]}
 
 
 def _rewards(settings: Settings) -> list[dict[str, Any]]:

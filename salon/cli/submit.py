@@ -14,23 +14,30 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from salon.cli.jobs import AsJson, JobName, check_report_file, compare, open_store
+from salon.cli.jobs import (
+    AsJson,
+    JobName,
+    check_report_file,
+    compare,
+    open_store,
+    print_outcome,
+)
 from salon.cli.queue import Queue
-from salon.cli.records import find, result_table, shown_path, whole_as_json
+from salon.cli.records import find, whole_as_json
 from salon.cli.score import known_targets
 from salon.cli.specs import CheckedSpec, check, check_stand_ins, parse_seeds
+from salon.cli.stack import stop
 from salon.cli.terminal import (
     EXIT_INTERRUPTED,
     console,
     hang_up,
     notices,
     print_json,
-    print_table,
 )
 from salon.cli.watch import watch
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.bound import bound_key
-from salon.jobs.store import Event, Job, JobState, JobStore
+from salon.jobs.store import Job, JobState, JobStore
 from salon.queue.broker import create_app, send_launch, served_rewards
 from salon.queue.connection import connect
 from salon.settings import Settings, load_settings
@@ -128,8 +135,7 @@ def _run(settings: Settings, checked: CheckedSpec) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if started:
-            with console.status("stopping the stack"):
-                lifecycle.down(settings)
+            stop(settings)
 
 
 def watch_job(job: JobName) -> None:
@@ -186,14 +192,17 @@ def _print_submitted(job: str, screen: Console) -> None:
 
 
 def _submit(settings: Settings, checked: CheckedSpec, bound_to: str = "") -> Job:
-    """Store and queue a job, or neither."""
+    """Store and queue a job, or neither.
+
+    Raises:
+        SalonError: Redis answers no more, so that it is not known which; it names the job.
+    """
     store = open_store(settings)
     job = store.submit(checked.name, checked.resolved, bound_to)
     try:
         send_launch(create_app(settings), job.id)
-    except BaseException:
-        with suppress(redis.RedisError):  # of the two errors, the first is the cause
-            store.cancel(job.id)
+    except BaseException as error:
+        store.withdraw(job.id, error)
         raise
     return job
 
@@ -232,16 +241,6 @@ def _watch_all(settings: Settings, jobs: Sequence[str], out: Path, screen: Conso
         raise JobEnded(f"{len(failures)} of {len(jobs)} jobs did not succeed: {failures[0]}")
 
 
-def _print_result(result: Event, screen: Console) -> None:
-    try:
-        table = result_table(result.data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        text = f"entry {result.id} of the job's history cannot be shown: {error!r}"
-        screen.print(text, style="yellow", soft_wrap=True)
-    else:
-        print_table(table, screen)
-
-
 def _follow(settings: Settings, job: str, screen: Console) -> Job:
     """Follow the job, then say what came of it and where that lies.
 
@@ -253,8 +252,5 @@ def _follow(settings: Settings, job: str, screen: Console) -> Job:
     record = watch(store, job, screen, Queue(store, settings))
     if record.state is not JobState.SUCCEEDED:
         raise JobEnded(f"{job} {record.state.value}: {record.reason}")
-    if result := store.latest(job, "result"):
-        _print_result(result, screen)
-    folder = shown_path(record.folder)
-    screen.print(f"report  {folder / 'report.html'}\nmodel   {folder / 'model'}", soft_wrap=True)
+    print_outcome(store, record, screen)
     return record

@@ -92,19 +92,41 @@ def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def print_table(table: Table, on: Console = console) -> None:
-    """Cut nothing: a line is as long as it must be, and in a pipe a row is a line.
+    """Cut nothing: in a pipe a row is a line, however long; in a terminal prose wraps at spaces.
 
-    Columns that are names or paths must not wrap (`no_wrap`); those of prose may, in a terminal.
+    Columns that are names or paths must not wrap at all (`no_wrap`). Where a terminal has no room
+    for that, each row is a few lines, its first cell above the others.
     """
     options = on.options.update(max_width=_ANY_WIDTH)
     for column in table.columns:
-        cells = [column.header, *column.cells]
-        longest = max(Measurement.get(on, options, cell).maximum for cell in cells)
-        column.min_width = longest if column.no_wrap else min(longest, _PROSE_WIDTH)
+        measures = [Measurement.get(on, options, cell) for cell in [column.header, *column.cells]]
+        longest, word = max(m.maximum for m in measures), max(m.minimum for m in measures)
+        column.min_width = longest if column.no_wrap else max(word, min(longest, _PROSE_WIDTH))
     needed = Measurement.get(on, options, table)
-    fits = on.is_terminal and needed.minimum <= on.width  # else the terminal wraps whole lines
-    table.width = min(needed.maximum, on.width) if fits else needed.maximum
+    if on.is_terminal and needed.minimum > on.width:
+        _print_rows(table, on)
+        return
+    table.width = min(needed.maximum, on.width) if on.is_terminal else needed.maximum
     on.print(table, crop=False)
+
+
+def _print_rows(table: Table, on: Console) -> None:
+    first, *others = table.columns
+    for name, *cells in zip(first.cells, *(column.cells for column in others), strict=True):
+        on.print(name, style="bold", soft_wrap=True)
+        line = Text()
+        for column, cell in zip(others, cells, strict=True):
+            said = Text.assemble((f"{column.header} ", "dim"), cell) if str(cell) else Text()
+            gap = "  "
+            for part in [said] if column.no_wrap else said.split(" "):
+                if line and len(gap) + line.cell_len + part.cell_len > on.width - 2:
+                    on.print(Text("  ").append(line), soft_wrap=True)
+                    line = part
+                else:
+                    line = Text(gap).join([line, part]) if line and part else line or part
+                gap = " "
+        if line:
+            on.print(Text("  ").append(line), soft_wrap=True)
 
 
 def print_error(error: object) -> None:

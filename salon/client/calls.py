@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Generic, TypeVar, cast
 
 import grpc
 
-from salon.client.diagnosis import explain
+from salon.client.diagnosis import explain, unreached
 from salon.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     Overloaded,
     SalonError,
     ServiceUnavailable,
@@ -20,6 +22,8 @@ from salon.security import Security
 
 GLANCE_SECONDS = 0.25
 """Longest beyond its deadline that a call looks whether it had a connection, and then why not."""
+LONGEST_SECONDS = 365 * 24 * 3600
+"""Of a deadline: every wait has one, and gRPC can count as far."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -34,6 +38,20 @@ class Peer:
     channel: grpc.Channel
     security: Security
     """What the channel was made with, for an error that says why it does not connect."""
+
+
+def expiry(deadline: float) -> float:
+    """When so many seconds are over, as `time.monotonic()` tells time.
+
+    Raises:
+        InvalidRequest: `deadline` is no number of seconds that could be waited.
+    """
+    if not (isinstance(deadline, Real) and 0 < deadline <= LONGEST_SECONDS):
+        raise InvalidRequest(
+            f"deadline is {deadline!r}: pass seconds, more than 0 and at most {LONGEST_SECONDS} (a "
+            "year), such as deadline=60"
+        )
+    return time.monotonic() + float(deadline)
 
 
 def until_answered(attempt: Callable[[], _Response], peer: Peer, expires: float) -> _Response:
@@ -52,7 +70,7 @@ def until_answered(attempt: Callable[[], _Response], peer: Peer, expires: float)
             return attempt()
         except grpc.RpcError as error:
             failure = from_rpc_error(error, peer.target)
-            if not is_of_service(error) and (why := _mismatch(peer, failure, expires)):
+            if not is_of_service(error) and (why := _no_connection(peer, failure, expires)):
                 raise ServiceUnavailable(f"reward service {peer.target}: {why}") from error
             pause = failure.retry_after_seconds if isinstance(failure, Overloaded) else None
             if pause is None or time.monotonic() + pause >= expires:
@@ -60,12 +78,17 @@ def until_answered(attempt: Callable[[], _Response], peer: Peer, expires: float)
             time.sleep(pause)
 
 
-def _mismatch(peer: Peer, failure: SalonError, expires: float) -> str:
-    """What is wrong between the TLS of both sides, if that is why there is no connection."""
+def _no_connection(peer: Peer, failure: SalonError, expires: float) -> str:
+    """Why there is no connection, where a look shows more than gRPC's own words for it do."""
     if isinstance(failure, DeadlineExceeded):
         # Below some 8 s the deadline comes while the channel still tries to connect.
-        if _is_connected(peer.channel):
+        code = _glance(peer.channel)
+        # From some addresses nothing comes back at all, not even a refusal.
+        if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return ""
+        why = unreached(peer.target, GLANCE_SECONDS)
+        if why or code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return why
         expires = time.monotonic() + GLANCE_SECONDS
     elif not isinstance(failure, ServiceUnavailable):
         return ""
@@ -73,8 +96,8 @@ def _mismatch(peer: Peer, failure: SalonError, expires: float) -> str:
     return explain(peer.target, peer.security, seconds) if seconds > 0 else ""
 
 
-def _is_connected(channel: grpc.Channel) -> bool:
-    """Whether a call that the channel does not repeat gets further than to try a connection.
+def _glance(channel: grpc.Channel) -> grpc.StatusCode:
+    """What a call ends in that the channel does not repeat: UNAVAILABLE, if it found no connection.
 
     Not by `Channel.subscribe`: its thread prints a traceback where the channel is closed soon.
     """
@@ -84,10 +107,10 @@ def _is_connected(channel: grpc.Channel) -> bool:
     try:
         check(b"", timeout=GLANCE_SECONDS)
     except grpc.RpcError as error:
-        return cast("grpc.Call", error).code() is not grpc.StatusCode.UNAVAILABLE
+        return cast("grpc.Call", error).code()
     except ValueError:  # another thread closed the channel
-        pass
-    return True
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.OK
 
 
 class PatientCall(Generic[_Request, _Response]):

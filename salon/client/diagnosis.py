@@ -5,7 +5,7 @@ import ssl
 import time
 
 from salon.security import Security
-from salon.targets import addresses
+from salon.targets import addresses, through_proxy
 
 PROBE_SECONDS = 2.0
 """Longest that a look may take: connecting, the handshake and the first byte together."""
@@ -25,10 +25,10 @@ def explain(target: str, security: Security, seconds: float = PROBE_SECONDS) -> 
         What is wrong and the way out; empty where TLS is not what is wrong, nobody listens, or the
         target is not one host and port.
     """
-    found = addresses(target) or []
-    if len(found) != 1 or not all(found[0]):
+    place = _one_place(target)
+    if place is None:
         return ""
-    host, port = found[0]
+    host, port = place
     expires = time.monotonic() + min(seconds, PROBE_SECONDS)
     secure = security.ca is not None or security.certificate is not None
     try:
@@ -46,6 +46,42 @@ def explain(target: str, security: Security, seconds: float = PROBE_SECONDS) -> 
         "the service speaks TLS and this caller does not: give the CA of its certificate "
         "(SALON_TLS_CA, or Security(ca=...))"
     )
+
+
+def unreached(target: str, seconds: float) -> str:
+    """That nobody takes a connection at `target`, and the way out; empty where somebody does.
+
+    Also empty where a look cannot tell: where the target is not one host and port, or a proxy leads
+    there.
+
+    Args:
+        target: as `salon.client.channel.connect` takes it.
+        seconds: longest that the look may take.
+    """
+    place = _one_place(target)
+    if place is None or through_proxy(target):
+        return ""
+    try:
+        socket.create_connection(place, seconds).close()
+    except TimeoutError:
+        reason = f"no answer within {seconds:g} s"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    else:
+        return ""
+    return (
+        f"nothing answers there ({reason}), and the deadline came before a service did: check that "
+        "it runs there and that the address is right"
+    )
+
+
+def _one_place(target: str) -> tuple[str, int] | None:
+    """Host and port, where a target is that."""
+    found = addresses(target) or []
+    if len(found) != 1:
+        return None
+    host, port = found[0]
+    return (host, port) if host and port else None
 
 
 def _left(expires: float) -> float:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from salon.client.calls import PatientCall, until_answered
+from salon.client.calls import PatientCall, expiry, until_answered
 from salon.client.reward_client import DEADLINE_SECONDS, RewardClient
 from salon.errors import InvalidRequest
 from salon.reward.v1 import learned_reward_pb2 as wire
@@ -105,7 +105,7 @@ class LearnedRewardClient(RewardClient):
             Overloaded: too many instances, or others use this one.
             SalonError: as `RewardClient.score` has it.
         """
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         limits = self._limits(reward, expires)
         request = wire.FitRequest(
             reward=reward,
@@ -140,7 +140,7 @@ class LearnedRewardClient(RewardClient):
         """
         request = wire.ExportRequest(reward=reward, instance=instance)
 
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
 
         def attempt() -> Export:
             version, data = "", bytearray()
@@ -164,7 +164,7 @@ class LearnedRewardClient(RewardClient):
             Overloaded: it is larger than the service takes, or there are too many instances.
             SalonError: as `RewardClient.score` has it.
         """
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         limits = self._limits(reward, expires)
         most = min(PIECE_BYTES, self._most_bytes(limits)) - FRAME_BYTES
 
@@ -188,7 +188,7 @@ class LearnedRewardClient(RewardClient):
             SalonError: as `RewardClient.score` has it.
         """
         request = wire.DeleteRequest(reward=reward, instance=instance)
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         PatientCall(self._learned.Delete, request, self._peer, expires).result()
 
     def _most_bytes(self, limits: reward_pb2.Limits) -> int:

@@ -1,6 +1,5 @@
 """RewardClient: score images over gRPC."""
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from salon.client.calls import PatientCall, Peer
+from salon.client.calls import PatientCall, Peer, expiry
 from salon.client.channel import METHOD_SCORE, connect
 from salon.errors import RewardFailed, SharedFileUnavailable
 from salon.reward.v1 import reward_pb2
@@ -90,7 +89,7 @@ class RewardClient:
             prompts: N prompts, if the reward needs them.
             reward: the reward's name; empty for the service's default reward.
             metadata: N mappings of JSON-like values, if the reward needs them.
-            deadline: seconds for the whole batch, retries included.
+            deadline: seconds for the whole batch, retries included; more than 0, at most a year.
             references: N images to compare with, if the reward needs them.
             instance: of a learned reward, which of its instances scores.
 
@@ -98,15 +97,16 @@ class RewardClient:
             N outcomes in the order of the images, each a score or an error.
 
         Raises:
-            InvalidRequest: the batch cannot be sent, or the service refused it as a whole.
+            InvalidRequest: the batch or `deadline` cannot be used, or the service refused the batch
+                as a whole.
             UnknownReward, UnknownInstance: the service does not host `reward`, or has no such
                 `instance` of it.
             Unauthenticated: the service asks for another token.
-            ServiceUnavailable: still unreachable after the retries.
+            ServiceUnavailable: still unreachable after the retries, or when `deadline` passed.
             DeadlineExceeded: `deadline` passed first; no outcome is returned.
             Overloaded, RewardFailed: the service refused or failed on its side.
         """
-        expires = time.monotonic() + deadline
+        expires = expiry(deadline)
         limits = self._limits(reward, expires)
         frames = score_frames(
             reward,
@@ -126,21 +126,20 @@ class RewardClient:
 
         Raises:
             UnknownReward: the service does not host `reward`; the message lists those it hosts.
+            InvalidRequest: `deadline` cannot be used.
             ServiceUnavailable, DeadlineExceeded, Overloaded, RewardFailed: as for `score`.
         """
-        request = reward_pb2.GetRewardRequest(reward=reward)
-        expires = time.monotonic() + deadline
-        return PatientCall(self._stub.GetReward, request, self._peer, expires).result().reward
+        return self._describe(reward, expiry(deadline))
 
     def list_rewards(self, deadline: float = DEADLINE_SECONDS) -> list[reward_pb2.Reward]:
         """Every reward that the service hosts; the first is the default.
 
         Raises:
+            InvalidRequest: `deadline` cannot be used.
             ServiceUnavailable, DeadlineExceeded, Overloaded, RewardFailed: as for `score`.
         """
-        expires = time.monotonic() + deadline
         request = reward_pb2.ListRewardsRequest()
-        call = PatientCall(self._stub.ListRewards, request, self._peer, expires)
+        call = PatientCall(self._stub.ListRewards, request, self._peer, expiry(deadline))
         return list(call.result().rewards)
 
     def close(self) -> None:
@@ -161,8 +160,12 @@ class RewardClient:
     def _limits(self, reward: str, expires: float) -> reward_pb2.Limits:
         """The service's limits, asked for once a reward."""
         if reward not in self._rewards:
-            self._rewards[reward] = self.describe(reward, expires - time.monotonic())
+            self._rewards[reward] = self._describe(reward, expires)
         return self._rewards[reward].limits
+
+    def _describe(self, reward: str, expires: float) -> reward_pb2.Reward:
+        request = reward_pb2.GetRewardRequest(reward=reward)
+        return PatientCall(self._stub.GetReward, request, self._peer, expires).result().reward
 
     def _sharing(self, reward: str, limits: reward_pb2.Limits) -> SharedDirectory | None:
         """The directory by which images reach the service; None where it does not see it."""

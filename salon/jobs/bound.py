@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 0.2
 TIMEOUT_SECONDS = 5.0
+REASON = "the stack that `salon run` had started for it ended"
 
 
 def bound_key(settings: Settings) -> str:
@@ -38,7 +39,7 @@ def bound_key(settings: Settings) -> str:
 
 
 def _stack_id(file: Path) -> str:
-    found = file.read_text().strip() if file.exists() else ""
+    found = file.read_text(errors="replace").strip() if file.exists() else ""
     if re.fullmatch(r"[0-9a-f]{32}", found):
         return found
     made = secrets.token_hex(16)
@@ -65,6 +66,9 @@ def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
             except JobNotFound as error:
                 log.warning("cannot settle a job", reason=str(error))
                 state = "unknown"
+            except redis.ResponseError as error:  # as where a key of it has another type
+                log.warning("cannot settle a job", job=job, reason=str(error))
+                continue
             if state == "requested":
                 log.warning("a job does not stop", job=job)
                 continue  # and is settled next time
@@ -75,9 +79,9 @@ def settle_bound_jobs(settings: Settings, wait_seconds: float = 0.0) -> None:
 
 
 def _settle(store: JobStore, job: str, deadline: float) -> str:
-    answer = store.cancel(job)
+    answer = store.cancel(job, REASON)
     while answer == "requested" and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         # Asked again, not only looked at: if its trainer is gone this cancels it.
-        answer = store.cancel(job)
+        answer = store.cancel(job, REASON)
     return answer

@@ -38,7 +38,8 @@ local function close(state, reason)
   return 0
 end
 if redis.call('HGET', KEYS[1], 'cancel') == '1' then
-  return close('cancelled', 'cancelled by the user')
+  local reason = redis.call('HGET', KEYS[1], 'cancel_reason')
+  return close('cancelled', reason or 'cancelled by the user')
 end
 local attempts = tonumber(redis.call('HGET', KEYS[1], 'attempts') or '0')
 if attempts >= tonumber(ARGV[4]) then
@@ -111,7 +112,8 @@ return 'held'
 )
 
 # KEYS: record, lease, events, active set. ARGV: token, job, state, reason, now.
-# A repeated call, after an answer that was lost, finds its own work done.
+# A repeated call, after an answer that was lost, finds its own work done. Why a job was cancelled
+# is known to who did that.
 _FINISH = (
     """
 if redis.call('HGET', KEYS[1], 'token') == ARGV[1]
@@ -119,10 +121,14 @@ if redis.call('HGET', KEYS[1], 'token') == ARGV[1]
 """
     + _FENCE
     + """
-redis.call('HSET', KEYS[1], 'state', ARGV[3], 'reason', ARGV[4], 'finished', ARGV[5])
+local reason = ARGV[4]
+if ARGV[3] == 'cancelled' then
+  reason = redis.call('HGET', KEYS[1], 'cancel_reason') or reason
+end
+redis.call('HSET', KEYS[1], 'state', ARGV[3], 'reason', reason, 'finished', ARGV[5])
 redis.call('DEL', KEYS[2])
 redis.call('SREM', KEYS[4], ARGV[2])
-local data = cjson.encode({state=ARGV[3], reason=ARGV[4]})
+local data = cjson.encode({state=ARGV[3], reason=reason})
 redis.call('XADD', KEYS[3], '*', 'kind', 'state', 'data', data)
 return 'held'
 """

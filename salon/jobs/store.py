@@ -115,17 +115,21 @@ def logs_key(job: str) -> str:
     return f"{job_key(job)}:logs"
 
 
-# KEYS: record, lease, events, active set. ARGV: job, now.
-# A running job whose lease has expired has no process that could notice the flag.
+BY_USER: Final = "cancelled by the user"
+
+# KEYS: record, lease, events, active set. ARGV: job, now, reason.
+# A running job whose lease has expired has no process that could notice the flag. Of several
+# reasons the first is the cause.
 _CANCEL = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
 if state ~= 'queued' and state ~= 'running' then return state end
 if state == 'running' and redis.call('EXISTS', KEYS[2]) == 1 then
   redis.call('HSET', KEYS[1], 'cancel', '1')
+  redis.call('HSETNX', KEYS[1], 'cancel_reason', ARGV[3])
   return 'requested'
 end
-local reason = 'cancelled by the user'
+local reason = redis.call('HGET', KEYS[1], 'cancel_reason') or ARGV[3]
 redis.call('HSET', KEYS[1], 'state', 'cancelled', 'reason', reason, 'finished', ARGV[2])
 redis.call('SREM', KEYS[4], ARGV[1])
 local data = cjson.encode({state='cancelled', reason=reason})
@@ -153,6 +157,7 @@ class JobStore:
 
         Raises:
             InvalidRequest: no job can have that name, or this Redis would forget it.
+            SalonError: as `withdraw` does.
         """
         job = f"{name}-{secrets.token_hex(3)}"
         if not _ID.fullmatch(job):
@@ -177,8 +182,31 @@ class JobStore:
         if bound_to:
             pipeline.sadd(bound_to, job)
         pipeline.xadd(events_key(job), _fields("state", {"state": "queued", "reason": ""}))
-        pipeline.execute()
-        return self.get(job)
+        try:
+            pipeline.execute()
+            return self.get(job)
+        except BaseException as error:  # it may be stored all the same, as a whole or in part
+            self.withdraw(job, error)
+            raise
+
+    def withdraw(self, job: str, why: BaseException) -> None:
+        """Cancel a job that could not be submitted as a whole, if any of it is there.
+
+        A training worker launches whatever is stored and queued, with or without a message.
+
+        Raises:
+            SalonError: Redis does not let that be done either; it says how to do it later.
+        """
+        try:
+            self.cancel(job, "it could not be queued")
+        except JobNotFound:
+            return
+        except redis.RedisError:
+            raise SalonError(
+                f"{job} may be queued or not ({str(why) or type(why).__name__}), and Redis does "
+                f"not let it be taken back: when it does, `salon show {job}` says which, and "
+                f"`salon cancel {job}` takes it back"
+            ) from why
 
     def get(self, job: str) -> Job:
         """The record of `job`.
@@ -192,7 +220,12 @@ class JobStore:
             if not raw:
                 raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
             return _read(job, {key.decode(): value.decode() for key, value in raw.items()})
-        except (redis.ResponseError, KeyError, ValueError, TypeError, OverflowError) as error:
+        except redis.exceptions.NoPermissionError:  # says nothing of the record
+            raise
+        except (
+            *(redis.ResponseError, RecursionError),
+            *(KeyError, ValueError, TypeError, OverflowError),
+        ) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise JobUnreadable(
                 f"the record of job {job} in Redis cannot be read ({reason}): delete the key "
@@ -203,8 +236,12 @@ class JobStore:
         """The newest `limit` jobs, newest first; what is listed but cannot be read is warned of."""
         return list(self._readable(self._client.zrevrange(INDEX_KEY, 0, limit - 1)))
 
-    def cancel(self, job: str) -> str:
+    def cancel(self, job: str, reason: str = BY_USER) -> str:
         """Cancel at once when nothing runs it, else ask its trainer to stop at the next step.
+
+        Args:
+            job: its id.
+            reason: for the record, unless it has been cancelled for another already.
 
         Returns:
             `cancelled`, `requested`, or the final state the job already had.
@@ -214,15 +251,16 @@ class JobStore:
         """
         answer = self._cancel(
             keys=[job_key(job), lease_key(job), events_key(job), ACTIVE_KEY],
-            args=[job, repr(time.time())],
+            args=[job, repr(time.time()), reason],
         )
         if answer == b"missing":
             raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
         return bytes(answer).decode()
 
     def ids(self) -> list[str]:
-        """The ids of all jobs, newest first."""
-        return [raw.decode(errors="replace") for raw in self._client.zrevrange(INDEX_KEY, 0, -1)]
+        """The ids of all jobs, newest first; what is listed and can be none is left out."""
+        listed = (raw.decode(errors="replace") for raw in self._client.zrevrange(INDEX_KEY, 0, -1))
+        return [job for job in listed if _ID.fullmatch(job)]
 
     def active(self) -> list[Job]:
         """Queued and running jobs, in the order in which they were submitted."""
@@ -265,8 +303,11 @@ class JobStore:
         ]
 
     def follow(self, job: str, block_seconds: float = 1.0) -> Iterator[Event | None]:
-        """Every event of `job` until it is over; None whenever `block_seconds` pass without one."""
-        self.get(job)
+        """Every event of `job` until it is over; None whenever `block_seconds` pass without one.
+
+        Raises:
+            JobNotFound: no such job.
+        """
         after = "0-0"
         while True:
             over = self.get(job).state.final
@@ -352,7 +393,7 @@ def _event(identifier: str, fields: Mapping[bytes, bytes]) -> Event:
         if not isinstance(data, dict):
             raise TypeError(f"its data is a {type(data).__name__}")
     # Said in its place, so that who follows the job goes on behind it.
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         text = f"entry {identifier} of the job's history cannot be read: {error!r}"
         return Event(identifier, "warning", {"text": text})
     return Event(identifier, kind, data)

@@ -4,12 +4,20 @@ import logging
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.retry import Retry
 
 from salon.errors import InvalidRequest, StackUnavailable
 from salon.queue.refusals import Patience, typed
-from salon.redis_url import is_misread, missing_files, own_port, password, shown
+from salon.redis_url import (
+    database,
+    is_misread,
+    lacks_colon,
+    missing_files,
+    own_port,
+    password,
+    shown,
+)
 
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
 log = logging.getLogger(__name__)
@@ -19,7 +27,11 @@ CONNECT_SECONDS = 5.0
 
 
 class RedisRefused(StackUnavailable):
-    """Something answers there, but not to us."""
+    """What answers there does not answer to us, or nothing can at such a URL: no use in waiting."""
+
+
+class RedisMisnamed(RedisRefused):
+    """SALON_REDIS_URL is no URL of a Redis, whatever runs."""
 
 
 def connect(url: str) -> redis.Redis:
@@ -53,37 +65,68 @@ def connect_now(url: str) -> redis.Redis:
     """A patient client for the command line, of a Redis that answers now.
 
     Raises:
-        StackUnavailable: nothing answers at `url`, or it is no URL of a Redis.
-        RedisRefused: what answers there is no Redis, or one that wants another password.
+        StackUnavailable: nothing answers at `url`.
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
+        RedisRefused: what answers there is no Redis, or one that wants another password or has no
+            such database.
     """
+    check_url(url)
     try:
-        if is_misread(url):
-            raise StackUnavailable(
-                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
-                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
-            )
-        if missing := missing_files(url):
-            raise StackUnavailable(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         client = connect_once(url, timeout_seconds=2.0)
         client.ping()
-    except (ValueError, TypeError) as error:
-        # Its words may quote what is before a / in a password.
-        why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
-        raise StackUnavailable(f"SALON_REDIS_URL is {shown(url)!r}: {why}") from None
     except AuthenticationError:
         raise RedisRefused(_refusal(url)) from None
+    except ResponseError as error:
+        if not ("DB index" in str(error) or "out of range" in str(error)):
+            raise _unavailable(url, error) from None
+        raise RedisRefused(
+            f"the Redis at {shown(url)} has no database {database(url)}: {_databases(url)}"
+        ) from None
     except (InvalidResponse, UnicodeDecodeError) as error:
         raise RedisRefused(
             f"what answers at {shown(url)} is no Redis ({error}): stop it, or set SALON_REDIS_URL "
             "to another address"
         ) from None
+    except ValueError as error:  # what is no name of a host shows when it is looked up
+        raise _misnamed(url, error) from None
     except RedisError as error:
-        start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
-        raise StackUnavailable(
-            f"no Salon stack answers at {shown(url)} ({error}): {start}, "
-            "or set SALON_REDIS_URL to one that runs"
-        ) from None
+        raise _unavailable(url, error) from None
     return connect(url)
+
+
+def check_url(url: str) -> None:
+    """Refuse what no Redis can be reached by; nothing is connected.
+
+    Raises:
+        RedisMisnamed: it is no URL of a Redis, or names files that are not there.
+    """
+    try:
+        if lacks_colon(url):
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: a password alone is written with a colon, "
+                "redis://:PASSWORD@HOST:PORT/0, and a user who has none with one behind, "
+                "redis://USER:@HOST:PORT/0"
+            )
+        if is_misread(url):
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
+                "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
+            )
+        if missing := missing_files(url):
+            raise RedisMisnamed(f"SALON_REDIS_URL names {missing[0]}, which is no file")
+        # What redis-py does not take as an option shows when a connection is made of it.
+        redis.Redis.from_url(url).connection_pool.make_connection()
+        url.encode()  # a half character of a password would be found only where it is sent
+    except (ValueError, TypeError) as error:
+        raise _misnamed(url, error) from None
+    except RedisError as error:
+        raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {error}") from None
+
+
+def _misnamed(url: str, error: Exception) -> RedisMisnamed:
+    # Its words may quote what is before a / in a password.
+    why = str(error) if "@" not in url else "write / @ ? # of a password as %2F %40 %3F %23"
+    return RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: {why}")
 
 
 def check_keeps_keys(client: redis.Redis) -> None:
@@ -112,6 +155,24 @@ def _with_refusals(client: redis.Redis) -> redis.Redis:
     pool = client.connection_pool
     pool.connection_class = typed(pool.connection_class)
     return client
+
+
+def _databases(url: str) -> str:
+    client = connect_once(url, timeout_seconds=2.0)
+    client.connection_pool.connection_kwargs["db"] = 0
+    try:
+        count = int(client.config_get("databases")["databases"])
+    except (RedisError, LookupError, ValueError):  # it may not be asked
+        return "the first is 0, and there are 16 unless its setting `databases` says otherwise"
+    return f"its setting `databases` is {count}, so the last is {count - 1}"
+
+
+def _unavailable(url: str, error: RedisError) -> StackUnavailable:
+    start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
+    return StackUnavailable(
+        f"no Salon stack answers at {shown(url)} ({error}): {start}, "
+        "or set SALON_REDIS_URL to one that runs"
+    )
 
 
 def _refusal(url: str) -> str:

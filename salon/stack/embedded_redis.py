@@ -11,6 +11,7 @@ from salon.private import write_private
 from salon.redis_password import redis_folder
 from salon.stack.supervisor import Program
 
+DATABASES = 16
 # Of what these allow to who knows the password, the stack needs INFO and what clients say of
 # themselves; CONFIG, MODULE, REPLICAOF, MIGRATE and the like write files or run code.
 _ACL = "~* &* +@all -@admin -@dangerous +info +client"
@@ -39,11 +40,17 @@ def redis_program(state_dir: Path, url: str) -> Program:
         raise InvalidRequest(f"{redis_url.shown(url)} is no URL for a Redis of the stack's own")
     if not re.fullmatch(r"[\w.@+-]+", user):
         raise InvalidRequest(f"SALON_REDIS_URL: {user!r} cannot be the name of a user in Redis")
+    if not 0 <= int(redis_url.database(url) or 0) < DATABASES:
+        raise InvalidRequest(
+            f"SALON_REDIS_URL names database {redis_url.database(url)}: the stack's own Redis has "
+            f"{DATABASES}, the last is {DATABASES - 1}"
+        )
     folder = redis_folder(state_dir)
     digest = hashlib.sha256(redis_url.password(url).encode()).hexdigest()
     lines = [
         "bind 127.0.0.1",
         f"port {port}",
+        f"databases {DATABASES}",
         f"dir {json.dumps(str(folder), ensure_ascii=False)}",
         "appendonly yes",
         "appendfsync everysec",

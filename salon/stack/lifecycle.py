@@ -8,11 +8,10 @@ in the background.
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,9 +26,9 @@ from salon.errors import SalonError, StackUnavailable
 from salon.extras import absent, require
 from salon.jobs.bound import settle_bound_jobs
 from salon.own_modules import come_last, python
-from salon.private import append_privately, make_private, require_own
+from salon.private import append_privately, make_private, make_usable, require_own
 from salon.queue.broker import create_app
-from salon.queue.connection import RedisRefused, connect_now
+from salon.queue.connection import RedisMisnamed, RedisRefused, connect_now
 from salon.redis_password import with_new_password
 from salon.settings import Settings, load_settings
 from salon.stack.embedded_redis import redis_program
@@ -42,6 +41,7 @@ from salon.stack.local_services import (
     service_targets,
 )
 from salon.stack.log_file import LogFile
+from salon.stack.ports import why_taken
 from salon.stack.programs import programs, scoring_workers
 from salon.stack.shared_dir import make_own_shared_dir, remove_own_shared_dir
 from salon.stack.state import Record, is_alive, may_end, read_state, state_file
@@ -52,6 +52,7 @@ log = structlog.get_logger()
 READY_SECONDS = 60.0
 # Each service of a neural network imports torch and loads its model: some 10 s of one core.
 SERVICE_READY_SECONDS = 20.0
+TELL_SECONDS = 1.0  # between two words of what `down` waits for
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 EMBEDDED, FOREIGN = "embedded", "foreign"  # whose Redis it is
 
@@ -74,10 +75,11 @@ def up(
 
     Raises:
         UnknownReward: the stack has no service for one of `rewards`.
-        InvalidRequest: a tiny model is not there, an address cannot be used, or the state folder
-            is not this user's alone to write into.
+        InvalidRequest: a tiny model is not there, an address cannot be used, the state folder
+            is not this user's alone to write into, or it or that of the runs cannot be written.
         MissingExtra: a part of the package that the stack needs is not installed.
-        RedisRefused: something else answers at SALON_REDIS_URL, or a Redis with another password.
+        RedisMisnamed: SALON_REDIS_URL is no URL of a Redis.
+        RedisRefused: something else answers there, or a Redis with another password.
         StackUnavailable: nothing answers there, and the stack's own Redis cannot be there.
         SalonError: a stack runs already, a port is in use, or a part did not become ready.
     """
@@ -92,7 +94,8 @@ def up(
     services = local_services(settings, rewards)
     _require_extras(services, trains=owner != 0)
     programs(settings, services)
-    make_private(settings.state_dir)
+    make_usable(settings.state_dir, "SALON_STATE_DIR")
+    make_usable(settings.runs_dir, "SALON_RUNS_DIR")
     with _only_one(settings) as lock:
         if left and left["own_shared_dir"]:  # of one that was killed as a whole
             remove_own_shared_dir(Path(left["own_shared_dir"]))
@@ -148,8 +151,17 @@ def _require_extras(services: Sequence[LocalService], *, trains: bool) -> None:
         require("the local stack", "stack", *parts)
 
 
-def down(settings: Settings, pid: int | None = None) -> bool:
+def down(
+    settings: Settings,
+    pid: int | None = None,
+    waiting: Callable[[list[str]], None] = lambda _: None,
+) -> bool:
     """Stop the stack and everything it started; what a killed supervisor left behind, too.
+
+    Args:
+        settings: those of the stack.
+        pid: its supervisor's, where it may have left no record yet.
+        waiting: told now and then which of its processes are still there.
 
     Returns:
         Whether there was anything to stop.
@@ -158,24 +170,44 @@ def down(settings: Settings, pid: int | None = None) -> bool:
         InvalidRequest: the state folder is another user's, or others may write into it.
     """
     require_own(settings.state_dir)
+    if pid is not None:
+        _end(settings, pid, None, waiting)  # also where its record cannot be read
     state = read_state(settings)
-    supervisor = pid or (state["pid"] if state and may_end(state) else None)
-    if supervisor:
-        try:
-            process = psutil.Process(supervisor)
-            process.terminate()
-            process.wait(2 * settings.lease_seconds + 3 * settings.grace_seconds + 30)
-        except psutil.NoSuchProcess:
-            log.debug("supervisor is gone already", pid=supervisor)
-        except psutil.TimeoutExpired:
-            process.kill()  # what it leaves behind is ended below
-    leftovers = [child for child in (state or {}).get("children", []) if may_end(child)]
+    if state is None:
+        return pid is not None
+    supervises = pid is None and may_end(state)
+    if supervises:
+        _end(settings, state["pid"], state, waiting)
+    leftovers = [child for child in state["children"] if may_end(child)]
     for child in leftovers:
         os.killpg(child["pid"], signal.SIGKILL)
-    if state and (shared_dir := state.get("own_shared_dir")):
-        remove_own_shared_dir(Path(shared_dir))
+    if state["own_shared_dir"]:
+        remove_own_shared_dir(Path(state["own_shared_dir"]))
     state_file(settings).unlink(missing_ok=True)
-    return bool(supervisor or leftovers)
+    return bool(pid is not None or supervises or leftovers)
+
+
+def _end(
+    settings: Settings,
+    supervisor: int,
+    state: Mapping[str, Any] | None,
+    waiting: Callable[[list[str]], None],
+) -> None:
+    try:
+        process = psutil.Process(supervisor)
+        process.terminate()
+        deadline = time.monotonic() + 2 * settings.lease_seconds + 3 * settings.grace_seconds + 30
+        while time.monotonic() < deadline:
+            try:
+                process.wait(TELL_SECONDS)
+            except psutil.TimeoutExpired:
+                children = state["children"] if state else []
+                waiting([child["name"] for child in children if is_alive(child)] or ["the stack"])
+            else:
+                return
+        process.kill()  # what it leaves behind is ended by who called
+    except psutil.NoSuchProcess:
+        log.debug("supervisor is gone already", pid=supervisor)
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
@@ -191,7 +223,7 @@ def _whose_redis(settings: Settings) -> str:
     url = settings.redis_url
     try:
         connect_now(url)
-    except RedisRefused:
+    except (RedisRefused, RedisMisnamed):
         raise
     except StackUnavailable:
         if redis_url.own_port(url) is None:
@@ -206,22 +238,17 @@ def _whose_redis(settings: Settings) -> str:
 
 
 def _check_ports(settings: Settings, services: Sequence[LocalService], whose_redis: str) -> None:
-    wanted = [("SALON_REWARD_TARGET", *address(t)) for t in service_targets(settings, services)]
+    targets = service_targets(settings, services)
+    several = f", the first of {len(targets)} in a row" if len(targets) > 1 else ""
+    wanted = [("SALON_REWARD_TARGET", *address(target), several) for target in targets]
     port = redis_url.own_port(settings.redis_url)
     if whose_redis == EMBEDDED and port is not None:
-        wanted.insert(0, ("SALON_REDIS_URL", "127.0.0.1", port))
-    for name, host, port in wanted:
+        wanted.insert(0, ("SALON_REDIS_URL", "127.0.0.1", port, ""))
+    for name, host, port, remark in wanted:
         if host not in LOCAL_HOSTS:
             raise SalonError(f"{name} is {host}:{port}: the local stack runs on 127.0.0.1 only")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                raise SalonError(
-                    f"{host}:{port} is in use: stop what listens there, "
-                    f"or set {name} to another port"
-                ) from None
+        if taken := why_taken(host, port):
+            raise SalonError(f"{host}:{port} {taken}, or set {name} to another port{remark}")
 
 
 def _wait_ready(
@@ -255,8 +282,8 @@ def _wait_ready(
 
 def _failing(settings: Settings, supervisor: int) -> list[str]:
     """Those that die whenever they are started, by the record of that supervisor."""
-    state = read_state(settings) or {}
-    return list(state["failing"]) if state.get("pid") == supervisor else []
+    state = read_state(settings)
+    return list(state["failing"]) if state and state["pid"] == supervisor else []
 
 
 def _last_line(log_file: Path) -> str:
@@ -342,15 +369,23 @@ def _supervise(
                 log.warning("the command that started this stack is gone", owner=owner)
                 break
     finally:
-        settle_bound_jobs(settings, settings.lease_seconds + settings.grace_seconds)
+        _settle(settings, settings.lease_seconds + settings.grace_seconds)
         for child in reversed(supervisor.children):
             if child.program.name != "redis":
                 child.stop()
         # Of a trainer that had to be killed the job is free now, or when its lease has expired.
-        settle_bound_jobs(settings, settings.lease_seconds)
+        _settle(settings, settings.lease_seconds)
         supervisor.stop()
         if own_shared_dir is not None:
             remove_own_shared_dir(own_shared_dir)
+
+
+def _settle(settings: Settings, wait_seconds: float) -> None:
+    try:
+        settle_bound_jobs(settings, wait_seconds)
+    except Exception:
+        # Whatever it is, the processes are still to be stopped.
+        log.exception("cannot settle the jobs of this stack")
 
 
 def _await_redis(settings: Settings, supervisor: Supervisor, record: Record) -> None:

@@ -34,6 +34,9 @@ def remove_own_shared_dir(folder: Path) -> None:
         found = folder.lstat()
     except FileNotFoundError:
         return
+    except (OSError, ValueError) as error:  # no path that anybody can have made
+        log.warning("the folder %r of a stack is left alone: %s", str(folder), error)
+        return
     made_here = folder.parent == MEMORY_FOLDER and folder.name.startswith(PREFIX)
     if made_here and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
         shutil.rmtree(folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import structlog
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from salon.errors import InvalidRequest, naming
 from salon.private import write_private
@@ -49,11 +49,12 @@ def read_state(settings: Settings) -> dict[str, Any] | None:
     """
     try:
         text = state_file(settings).read_text(errors="replace")
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     try:
-        return _Stack.model_validate_json(text, strict=True).model_dump()
-    except ValidationError:
+        # Not pydantic's own reader of JSON: it refuses what a path that is no UTF-8 becomes.
+        return _Stack.model_validate(json.loads(text), strict=True).model_dump()
+    except (ValueError, RecursionError):  # pydantic's is a ValueError
         raise InvalidRequest(
             f"{state_file(settings)} is damaged: end what still runs of that stack (`ps`), then "
             "delete the file"

@@ -126,10 +126,16 @@ def _chunks(
         gains = (max(0, _SLICE_BYTES - len(image.data)) for image in sample.images)
         sample_size = sample.framed.size + sum(gains)
         if empty_size + sample_size > max_message_bytes:
+            image_bytes = sum(len(image.data) for image in sample.images)
+            smaller = (
+                "send the image as PNG bytes"
+                if 2 * image_bytes > sample_size
+                else f"its images take {image_bytes} of them, so send less metadata or prompt"
+            )
             raise InvalidRequest(
                 f"sample {index} takes {sample_size} bytes, more than a message may hold "
-                f"({max_message_bytes}): send the image as PNG bytes, "
-                "or raise max_message_bytes here and at the service"
+                f"({max_message_bytes}): {smaller}, or raise max_message_bytes here and at the "
+                "service"
             )
         if chunk and (size + sample_size > max_message_bytes or len(chunk) >= max_samples):
             yield chunk

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from salon.checkpoint_keys import damage
 from salon.errors import InvalidRequest
 
 _NETWORK = "network."
@@ -35,10 +36,16 @@ def restore_training_tensors(
     """Put back what `training_tensors` returned.
 
     Raises:
-        InvalidRequest: the tensors are of another network, or incomplete.
+        InvalidRequest: the tensors are of another network, incomplete, NaN or infinite.
     """
     try:
-        network.load_state_dict(below(tensors, _NETWORK))
+        own = below(tensors, _NETWORK)
+        for name, weight in network.state_dict().items():
+            if own[name].dtype != weight.dtype:
+                raise TypeError(f"{name} is {own[name].dtype}, and the network's {weight.dtype}")
+        if reason := damage(own.items(), {"the export": own}):
+            raise ValueError(f"it {reason}")
+        network.load_state_dict(own)
         moments = _moments(tensors, [parameter.shape for parameter in network.parameters()])
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -1,5 +1,6 @@
 """From images of any size to the pixels that a CLIP-like vision tower reads."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -50,20 +51,27 @@ class ImageProcessor:
             InvalidRequest: there is none, or it asks for another preprocessing than this.
         """
         config = load_part(AutoImageProcessor, source).to_dict()
-        size = (config.get("size") or {}).get("shortest_edge")
+        size = _entry(config, "size", "shortest_edge")
+        crop = _entry(config, "crop_size", "height"), _entry(config, "crop_size", "width")
         bicubic, cropped = config.get("resample") == _BICUBIC, config.get("do_center_crop")
-        if size is None or not bicubic or not cropped:
+        whole = all(isinstance(side, int) and side > 0 for side in (size, *crop))
+        if not whole or not bicubic or not cropped:
             raise InvalidRequest(
                 f"the image processor of {source!r} is not CLIP's: it must resize the shortest "
                 f"edge, bicubic, and crop the centre; it has {_summary(config)}"
             )
-        crop = config["crop_size"]["height"], config["crop_size"]["width"]
         if max(crop) > size:
             raise InvalidRequest(
                 f"the image processor of {source!r} crops {crop} out of {size} pixels; "
                 "crop_size must not exceed size"
             )
-        return cls(size, crop, tuple(config["image_mean"]), tuple(config["image_std"]))
+        mean, std = config.get("image_mean"), config.get("image_std")
+        if not _is_colour(mean) or not _is_colour(std) or 0 in std:
+            raise InvalidRequest(
+                f"the image processor of {source!r} has image_mean {mean!r} and image_std {std!r}: "
+                "each is three numbers, of red, green and blue, and no deviation is 0"
+            )
+        return cls(size, crop, tuple(mean), tuple(std))
 
     def padding(self) -> Self:
         """The same, but the whole image is fitted into what the tower reads, amid black.
@@ -110,6 +118,17 @@ class ImageProcessor:
         top, left = rows // 2, columns // 2
         padded = functional.pad(pixels[0], (left, columns - left, top, rows - top))
         return padded.expand(3, -1, -1)
+
+
+def _entry(config: dict[str, Any], key: str, part: str) -> Any:
+    section = config.get(key)
+    return section.get(part) if isinstance(section, dict) else None
+
+
+def _is_colour(values: Any) -> bool:
+    if not isinstance(values, list | tuple) or len(values) != len(CLIP_MEAN):
+        return False
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def _to_tensor(image: Pixels) -> Tensor:

@@ -1,16 +1,26 @@
 """Models, tokenizers and image processors of transformers, from a folder or the hub."""
 
+import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 from transformers.utils import logging as transformers_logging
 
-from salon.checkpoint_keys import Mismatch, fault, further_layers
+from salon.checkpoint_keys import damage, fault, further_layers, odd_types
 from salon.errors import InvalidRequest
-from services.models.weights import reason_of
+from services.models.weights import reason_of, types_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,15 +44,24 @@ def load_model(
 
     Raises:
         InvalidRequest: there is no such model, it is of another class, weights are missing or of
-            other shapes (transformers would fill those with random numbers), or there are layers
-            that its configuration leaves out.
+            other shapes (transformers would fill those with random numbers), of a type that is
+            none of a network, NaN or infinite, or there are layers that its configuration leaves
+            out.
     """
     # Otherwise transformers raises on other shapes without naming them.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = load_part(kind, source, **report, dtype=dtype)
     missing = [name for name in found["missing_keys"] if not name.startswith(tuple(without))]
-    further = further_layers(found["unexpected_keys"], model.state_dict())
-    _check_whole(kind, source, missing, further, found["mismatched_keys"])
+    weights = model.state_dict()
+    further = further_layers(found["unexpected_keys"], weights)
+    try:
+        stored = _stored(source)
+    except Exception as error:  # as of a type that transformers does not know
+        raise _unloadable(kind, source, error) from error
+    types = types_of({name: weight for state in stored.values() for name, weight in state.items()})
+    odd = odd_types(types, _floating(weights))
+    _check(kind, source, fault(missing, further, found["mismatched_keys"], odd))
+    _check(kind, source, damage(weights.items(), stored))
     return freeze(model.to(device))
 
 
@@ -65,11 +84,19 @@ def build_model(
         dtype: what the weights are cast to.
 
     Raises:
-        InvalidRequest: weights are missing, do not have the shapes of `config`, or are of layers
-            that it leaves out.
+        InvalidRequest: nothing can be made of `config`, or weights are missing, do not have its
+            shapes, are of layers that it leaves out, of a type that is none of a network, NaN or
+            infinite.
     """
-    with torch.device("meta"):
-        expected = {name: weights.shape for name, weights in kind(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            network = kind(config).state_dict()
+    except Exception as error:  # whatever a value in it leads to
+        raise InvalidRequest(
+            f"no {kind.__name__} can be made of the configuration for {source!r}: "
+            f"{reason_of(error)}; give the folder or hub id of the model that it was made from"
+        ) from error
+    expected = {name: weights.shape for name, weights in network.items()}
     own = {name: weights for name, weights in state.items() if name in expected}
     mismatched = [
         (name, weights.shape, expected[name])
@@ -77,9 +104,11 @@ def build_model(
         if weights.shape != expected[name]
     ]
     further = further_layers(state.keys() - own.keys(), expected)
-    _check_whole(kind, source, expected.keys() - own.keys(), further, mismatched)
+    odd = odd_types(types_of(own), _floating(network))
+    _check(kind, source, fault(expected.keys() - own.keys(), further, mismatched, odd))
     _quieten()
     model = kind.from_pretrained(None, config=config, state_dict=own, dtype=dtype)
+    _check(kind, source, damage(model.state_dict().items(), {source: own}))
     return freeze(model.to(device))
 
 
@@ -94,11 +123,15 @@ def load_part(kind: Any, source: str, **options: Any) -> Any:
         part = kind.from_pretrained(source, **options)
         _check_words(part)
     except Exception as error:  # of pickled weights come all kinds
-        raise InvalidRequest(
-            f"{source!r} cannot be loaded as {kind.__name__}: {reason_of(error)}; give a folder "
-            "that save_pretrained wrote, or a hub id (offline, one that is in the hub's cache)"
-        ) from error
+        raise _unloadable(kind, source, error) from error
     return part
+
+
+def _unloadable(kind: Any, source: str, error: Exception) -> InvalidRequest:
+    return InvalidRequest(
+        f"{source!r} cannot be loaded as {kind.__name__}: {reason_of(error)}; give a folder "
+        "that save_pretrained wrote, or a hub id (offline, one that is in the hub's cache)"
+    )
 
 
 def freeze(model: Module) -> Module:
@@ -118,14 +151,32 @@ def _quieten() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def _check_whole(
-    kind: type[PreTrainedModel],
-    source: str,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    mismatched: Collection[Mismatch],
-) -> None:
-    if reason := fault(missing, unexpected, mismatched):
+def _stored(source: str) -> dict[str, dict[str, Tensor]]:
+    """What each file of a model holds that was loaded, without the numbers.
+
+    Args:
+        source: a folder or a hub id.
+    """
+    here = Path(source).is_dir()
+    folder = Path(source if here else snapshot_download(source, local_files_only=True))
+    # In the order in which transformers looks for them.
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        path = folder / name
+        if not path.is_file():
+            continue
+        names = {name}
+        if path.suffix == ".json":
+            names = set(json.loads(path.read_bytes())["weight_map"].values())
+        return {name: load_state_dict(folder / name, map_location="meta") for name in sorted(names)}
+    return {}
+
+
+def _floating(weights: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, weight in weights.items() if weight.is_floating_point()]
+
+
+def _check(kind: type[PreTrainedModel], source: str, reason: str) -> None:
+    if reason:
         raise InvalidRequest(
             f"{source!r} is no {kind.__name__}: it {reason}; give the folder, file or hub id of one"
         )

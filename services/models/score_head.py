@@ -12,6 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from salon.errors import InvalidRequest
+from services.models.weights import check_weights
 
 WIDTHS = (1024, 128, 64, 16, 1)
 """Of the published heads, after the embedding: 768 numbers for both."""
@@ -76,5 +77,6 @@ def read_score_head(state: Mapping[str, Tensor], source: str) -> ScoreHead:
             )
     if weights[-1].shape[0] != 1:
         raise InvalidRequest(f"head {source!r} gives {weights[-1].shape[0]} numbers, not one score")
+    check_weights(state, source)
     head.load_state_dict(dict(state))
     return head

@@ -13,7 +13,8 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import Tensor
 
-from salon.errors import InvalidRequest
+from salon.checkpoint_keys import damage, fault, odd_types
+from salon.errors import InvalidRequest, one_line
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w.+/-]+))?")
 _PICKLED = (".pth", ".pt", ".bin")
@@ -57,11 +58,29 @@ def load_state_dict(source: str) -> dict[str, Tensor]:
     return _tensors(source, loaded)
 
 
+def check_weights(state: Mapping[str, Tensor], source: str) -> None:
+    """See that all of them are floating-point numbers, and finite.
+
+    Raises:
+        InvalidRequest: they are not; it names them and `source`.
+    """
+    reason = fault([], [], [], odd_types(types_of(state), state)) or damage(
+        state.items(), {source: state}
+    )
+    if reason:
+        raise InvalidRequest(f"weights {source!r}: it {reason}; give a whole file")
+
+
+def types_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Such as `float32`, by name."""
+    return {name: str(weight.dtype).removeprefix("torch.") for name, weight in state.items()}
+
+
 def reason_of(error: Exception) -> str:
     """Why something could not be loaded, in one line, without torch's advice to unpickle it."""
     text = str(error)
     if not isinstance(error, pickle.UnpicklingError) and "weights_only" not in text:
-        return (text.strip() or type(error).__name__).splitlines()[0]
+        return one_line(error)
     named = re.search(r"GLOBAL ([\w.]+)", text)
     what = f"it asks for {named[1]}" if named else "it holds other things"
     return f"{what}, where weights are tensors alone, and to read that may run code"

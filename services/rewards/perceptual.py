@@ -28,7 +28,7 @@ from salon.wire.images import Pixels
 from services.models.device import resolve
 from services.models.pixels import matching_reference, rgb
 from services.models.vgg import Vgg19
-from services.models.weights import load_state_dict, version_of
+from services.models.weights import check_weights, load_state_dict, version_of
 
 CONTENT_LAYERS = ("conv4_2",)
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -102,7 +102,10 @@ class VggDistance(Reward):
     def __init__(self, config: VggConfig) -> None:
         """Load the network, as deep as the layers need it."""
         self._device, dtype = resolve(config)
-        network = Vgg19(load_state_dict(config.model), self.layers[-1])
+        state = load_state_dict(config.model)
+        network = Vgg19(state, self.layers[-1])
+        features = {name: weight for name, weight in state.items() if name.startswith("features.")}
+        check_weights(features, config.model)  # not those of the classifier, which are not read
         self._network = network.to(self._device, dtype)
         self.version = version_of("1", [config.model], dtype)
 

@@ -17,7 +17,7 @@ from services.scoring.call import Call
 from services.scoring.call_scorer import CallScorer
 from services.scoring.decoding import DecodedPixels
 from services.scoring.instance_scoring import InstanceScorer
-from services.scoring.isolation import told
+from services.scoring.isolation import fit_reply, told
 from services.scoring.limits import BatchLimits, Limits
 from services.scoring.metrics import Metrics
 from services.scoring.sample_reader import SampleReader
@@ -55,6 +55,7 @@ class HostedReward(ABC):
         Raises:
             InvalidRequest: an instance of a reward that has none.
             UnknownInstance: a learned reward has none of that name.
+            RewardFailed: the reply would be larger than a message may be.
             Overloaded, DeadlineExceeded, ServiceUnavailable: as `Batcher` and `CallScorer` have it.
         """
 
@@ -123,7 +124,8 @@ class BatchedReward(HostedReward):
             reader = SampleReader(self.reward, self._limits, file, call, self._held)
             scorer = CallScorer(call, reader, self._held, lambda part: self._score(part, call))
             outcomes = scorer.score(received.samples)
-        return _response(self.reward, self.reward.version, outcomes)
+        response = _response(self.reward, self.reward.version, outcomes)
+        return fit_reply(response, self._limits.max_message_bytes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`."""
@@ -200,7 +202,8 @@ class LearnedHostedReward(HostedReward):
                 call, reader, self._held, lambda part: self._scorer.score(instance, part, call)
             )
             outcomes = scorer.score(received.samples)
-            return _response(self.reward, instance.version, outcomes)
+            response = _response(self.reward, instance.version, outcomes)
+        return fit_reply(response, self._limits.max_message_bytes)
 
     def is_stuck(self) -> bool:
         """As `HostedReward.is_stuck`; a fit may take as long as its steps do."""

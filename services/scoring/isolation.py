@@ -24,6 +24,12 @@ logger = structlog.get_logger()
 
 Result = float | Score | SampleError
 
+REST_BYTES, OUTCOME_BYTES = 512, 8
+"""Of a reply, more than what it takes beside its outcomes, and than what frames one of them."""
+_LESS = (
+    "let the reward return less in details, ask for fewer samples in one call, or raise the "
+    "service's --max-message-bytes and the caller's max_message_bytes"
+)
 _WANTED = (
     "it must return a list with one float, Score or SampleError for each sample, in their order"
 )
@@ -184,6 +190,35 @@ def cost_of(reward: Reward, sample: Sample) -> float:
 def failed(error: SampleError) -> reward_pb2.Outcome:
     """The outcome of a sample that ended in `error`."""
     return reward_pb2.Outcome(error=reward_pb2.SampleError(code=error.code, message=str(error)))
+
+
+def fit_reply(response: reward_pb2.ScoreResponse, limit: int) -> reward_pb2.ScoreResponse:
+    """`response`, in at most `limit` bytes: a sample that takes more than its share fails alone.
+
+    Raises:
+        RewardFailed: not even the others fit.
+    """
+    whole = response.ByteSize()
+    if whole <= limit:
+        return response
+    count = len(response.outcomes)
+    share = (limit - REST_BYTES) // count - OUTCOME_BYTES
+    for outcome in response.outcomes:
+        size = outcome.ByteSize()
+        if size > share:
+            words = (
+                f"what reward {response.reward} tells of this sample takes {size} bytes, and "
+                f"{count} share a reply of {limit}"
+            )
+            outcome.CopyFrom(
+                failed(SampleError(reward_pb2.ERROR_CODE_REWARD_FAILED, f"{words}: {_LESS}"))
+            )
+    if response.ByteSize() > limit:
+        raise RewardFailed(
+            f"the reply of reward {response.reward} to {count} samples takes {whole} bytes, at "
+            f"most {limit} may be sent: {_LESS}"
+        )
+    return response
 
 
 def _called(value: object) -> str:

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import structlog
@@ -20,9 +20,10 @@ from salon.errors import (
 )
 from salon.reward.v1 import reward_pb2
 from salon.wire.shared_files import SharedDirectory
-from services.scoring.call import Call, given_up
+from services.scoring.call import Call, abandoned, given_up
 from services.scoring.metrics import Metrics
 from services.server.admission import Admission
+from services.server.receiving import Turns
 
 logger = structlog.get_logger()
 
@@ -52,8 +53,30 @@ class Answering:
         self._metrics = metrics
         self._shared = shared
         self._log_calls = log_calls
+        self._turns = Turns()
         self.shared_marker = shared.marker() if shared else ""
         """By which callers know that they share the directory."""
+
+    def unary(
+        self, method: Callable[[bytes, grpc.ServicerContext], _Response]
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """A handler that receives the one message of a call in its turn, for `method` to answer."""
+
+        # As a stream, which looks the same on the wire: of one nothing is read unasked.
+        def handle(payloads: Iterator[bytes], context: grpc.ServicerContext) -> _Response:
+            return method(self._receive(payloads, context, method.__name__), context)
+
+        return grpc.stream_unary_rpc_method_handler(handle, None, write)
+
+    def unary_stream(
+        self, method: Callable[[bytes, grpc.ServicerContext], Iterator[_Response]]
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """As `unary`, for an answer in pieces."""
+
+        def handle(payloads: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[_Response]:
+            yield from method(self._receive(payloads, context, method.__name__), context)
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, write)
 
     def answer(
         self, context: grpc.ServicerContext, handle: Callable[[Call], _Response], method: str
@@ -118,6 +141,23 @@ class Answering:
         if call.errors or self._log_calls:
             _log(call, code, started, errors=call.errors)
 
+    def _receive(
+        self, payloads: Iterator[bytes], context: grpc.ServicerContext, method: str
+    ) -> bytes:
+        """The one message of a call, as bytes: they take memory and time once they are read."""
+        started = time.monotonic()
+        call = Call(lambda: given_up(context), logger.bind(method=method))
+        try:
+            with self._turns.one(context.peer(), call.check_wanted, context.cancel) as turn:
+                for payload in payloads:
+                    turn.size = len(payload)
+                    return payload
+            raise InvalidRequest(f"the call ended without a message: {method} takes one")
+        except (grpc.RpcError, SalonError) as error:
+            why = error if isinstance(error, SalonError) else abandoned()
+            self._metrics.request("", why.grpc_code.name)
+            _refuse(context, call, why, started)
+
     @contextmanager
     def opened(self, shared_file: str) -> Iterator[memoryview | None]:
         """The shared file of a call, if it names one.
@@ -136,6 +176,12 @@ class Answering:
             )
         with self._shared.open(shared_file) as shared:
             yield shared
+
+
+def write(response: Any) -> bytes:
+    """A protobuf message, serialized."""
+    written: bytes = response.SerializeToString()
+    return written
 
 
 def _refuse(

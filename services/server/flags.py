@@ -1,15 +1,25 @@
 """The flags of `python -m services`, grouped as --help shows them."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 _PORTS = "Ports"
 _SECURITY = "Security"
 _LIMITS = "Limits"
 _BATCHING = "Batching"
 _REWARD = "The reward"
+_LONGEST_SECONDS = 365 * 24 * 3600
+
+
+def _number(value: float | None) -> float | None:
+    """Refuse NaN, which is within any bounds."""
+    if value is not None and math.isnan(value):
+        raise BadParameter("nan is no number that anything could be held to")
+    return value
+
 
 Module = Annotated[
     str,
@@ -75,6 +85,8 @@ Grace = Annotated[
     float,
     Option(
         min=0,
+        max=_LONGEST_SECONDS,
+        callback=_number,
         help="Seconds that calls in flight may take after SIGTERM.",
         rich_help_panel=_PORTS,
     ),
@@ -178,6 +190,7 @@ MaxBatch = Annotated[
     float | None,
     Option(
         min=0,
+        callback=_number,
         help="Most samples scored together, in units of the reward's cost; default: the reward's.",
         rich_help_panel=_BATCHING,
     ),
@@ -186,6 +199,8 @@ MaxDelay = Annotated[
     float | None,
     Option(
         min=0,
+        max=_LONGEST_SECONDS,
+        callback=_number,
         help="Seconds that a batch which is not full waits for more; default: the reward's.",
         rich_help_panel=_BATCHING,
     ),

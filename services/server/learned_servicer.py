@@ -16,7 +16,7 @@ from services.scoring.call import Call
 from services.scoring.decoding import DecodedPixels
 from services.scoring.limits import Limits
 from services.scoring.sample_reader import SampleReader
-from services.server.answers import Answering, read_request
+from services.server.answers import Answering, read_request, write
 from services.server.named_rewards import NamedRewards
 
 SERVICE = learned_reward_pb2.DESCRIPTOR.services_by_name["LearnedRewardService"].full_name
@@ -44,18 +44,12 @@ class LearnedServicer:
 
     def add_to(self, server: grpc.Server) -> None:
         """Answer on `server`, which must not have started."""
-
-        def write(response: Any) -> bytes:
-            written: bytes = response.SerializeToString()
-            return written
-
-        # Bytes: they take memory and time once they are read, and so only of who is let in.
-        unary = grpc.unary_unary_rpc_method_handler
+        answering = self._answering
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Fit": unary(self.Fit, None, write),
-            "Export": grpc.unary_stream_rpc_method_handler(self.Export, None, write),
+            "Fit": answering.unary(self.Fit),
+            "Export": answering.unary_stream(self.Export),
             "Import": grpc.stream_unary_rpc_method_handler(self.Import, None, write),
-            "Delete": unary(self.Delete, None, write),
+            "Delete": answering.unary(self.Delete),
         }
         server.add_registered_method_handlers(SERVICE, handlers)
 

@@ -3,13 +3,17 @@
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from numbers import Integral, Real
+from threading import TIMEOUT_MAX
 from types import ModuleType
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -39,21 +43,23 @@ class Choice:
         """Make it, which may take its minutes.
 
         Raises:
-            InvalidRequest: it cannot be made of these options, or has no version then.
+            InvalidRequest: it cannot be made of these options, or what it then says of itself
+                cannot be used.
             RewardFailed: it failed; the log has the traceback.
         """
         name = f"{self.reward.__module__}.{self.reward.__name__}"
         try:
             # Where Config is set, __init__ takes one.
             made = self.reward(self.config) if self.config else self.reward()  # type: ignore[call-arg]
+            if not hasattr(made, "version"):
+                raise InvalidRequest(f"{name} must set version")
+            _check_facts(made)
         except SalonError:
             raise
         except Exception as error:
             logger.exception("reward failed to load", reward=name)
             what = f"{type(error).__name__}: {error}".splitlines()[0]
             raise RewardFailed(f"{name} failed to load: {what}") from error
-        if not hasattr(made, "version"):
-            raise InvalidRequest(f"{name} must set version")
         options = self.config.model_dump().values() if self.config else ()
         if any(isinstance(option, str) and is_stand_in(option) for option in options):
             made.stand_in = True
@@ -166,7 +172,7 @@ def _unknown(name: str, modules: list[str]) -> InvalidRequest:
 
 
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
-    defined = [
+    found = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -174,6 +180,7 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
         and value.__module__ == module.__name__
         and class_name in ("", value.__name__)
     ]
+    defined = list(dict.fromkeys(found))  # a class may have a second name
     classes = [value for value in defined if not inspect.isabstract(value)]
     if not classes:
         lacking = [f"{each.__name__} lacks {', '.join(_abstract(each))}" for each in defined]
@@ -192,28 +199,51 @@ def _abstract(reward: type[Reward]) -> list[str]:
     return sorted(getattr(reward, "__abstractmethods__", ()))
 
 
-def _check_facts(reward: type[Reward]) -> None:
-    """What a class says of itself goes onto the wire: of the wrong type it would fail every call.
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not math.isnan(value)
+
+
+def _is_one_of(value: object, numbers: Collection[int]) -> bool:
+    return isinstance(value, Integral) and value in numbers
+
+
+# The first of each is UNSPECIFIED.
+_DIRECTIONS = reward_pb2.Direction.values()[1:]
+_INPUTS = reward_pb2.Input.values()[1:]
+
+_FACTS: Mapping[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)),
+    "version": lambda value: isinstance(value, str),
+    "description": lambda value: isinstance(value, str),
+    "unit": lambda value: isinstance(value, str),
+    "inputs": lambda value: (
+        isinstance(value, Collection) and all(_is_one_of(each, _INPUTS) for each in value)
+    ),
+    "direction": lambda value: _is_one_of(value, _DIRECTIONS),
+    "lower_bound": lambda value: value is None or _is_real(value),
+    "upper_bound": lambda value: value is None or _is_real(value),
+    "stand_in": lambda value: isinstance(value, bool),
+    "max_batch": lambda value: _is_real(value) and value > 0,
+    "threads": lambda value: isinstance(value, Integral) and int(value) > 0,
+    "max_delay_seconds": lambda value: _is_real(value) and 0 <= value <= TIMEOUT_MAX,
+}
+
+
+def _check_facts(reward: type[Reward] | Reward) -> None:
+    """What a reward says of itself goes onto the wire: of the wrong type it would fail every call.
 
     Raises:
         InvalidRequest: naming what is wrong.
     """
-    version = getattr(reward, "version", "")  # or it is set when the model is loaded
-    facts = {
-        "name": isinstance(reward.name, str) and bool(_NAME.fullmatch(reward.name)),
-        "version": isinstance(version, str),
-        "description": isinstance(reward.description, str),
-        "unit": isinstance(reward.unit, str),
-        "direction": reward.direction in reward_pb2.Direction.values(),
-        "inputs": all(each in reward_pb2.Input.values() for each in reward.inputs),
-        "threads": isinstance(reward.threads, int) and reward.threads > 0,
-        "max_batch": isinstance(reward.max_batch, int | float) and reward.max_batch > 0,
-    }
-    for fact, right in facts.items():
-        if not right:
+    kind = reward if isinstance(reward, type) else type(reward)
+    for fact, is_right in _FACTS.items():
+        value = getattr(reward, fact, "")  # a version may be set when the model is loaded
+        if reward is kind and fact != "name" and hasattr(value, "__get__"):
+            continue  # a property, whose value the instance has
+        if not is_right(value):
             raise InvalidRequest(
-                f"{reward.__module__}.{reward.__name__}: {fact} cannot be "
-                f"{getattr(reward, fact)!r:.80}; see salon.serving.Reward"
+                f"{kind.__module__}.{kind.__name__}: {fact} cannot be {value!r:.80}; see "
+                "salon.serving.Reward"
             )
 
 

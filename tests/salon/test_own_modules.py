@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from importlib.machinery import PathFinder
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from tests.fixtures.service import REPOSITORY
 SALONS = ("salon", "services", "trainer", "workers", "tiny")
 LIBRARIES = ("celery", "grpc", "kombu", "logging", "numpy", "redis", "structlog", "types", "yaml")
 LATER_FOUND = "wave"  # of Python's own library, which nothing here has imported yet
+RAISES = "raise SystemExit('the user’s ' + __name__ + ' ran')"
 REWARD = """
 from salon.serving import Reward
 
@@ -29,7 +33,7 @@ def prompts():
 @pytest.fixture
 def folder(tmp_path):
     for name in (*SALONS, *LIBRARIES, LATER_FOUND):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the user’s ' + __name__ + ' ran')")
+        (tmp_path / f"{name}.py").write_text(RAISES)
     (tmp_path / "mine.py").write_text(REWARD)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "mine.py").write_text(REWARD)
@@ -71,6 +75,16 @@ def test_a_process_of_salons_finds_its_own_modules_first(folder, command):
         assert "Usage: python -m" in found.stdout
 
 
+@pytest.mark.parametrize("module", ["services", "trainer", "workers"])
+def test_so_does_one_that_is_typed_by_hand(folder, module):
+    for name in (*SALONS, "types"):  # found before any of our code runs
+        (folder / f"{name}.py").unlink()
+    for name in ("socket", "signal", "typing"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the user’s ' + __name__ + ' ran')")
+    found = run([sys.executable, "-m", module, "--help"], folder)
+    assert f"Usage: python -m {module}" in found.stdout, found.stderr
+
+
 # In a process that was begun otherwise, and for those that it starts.
 LATER = """
 import subprocess, sys
@@ -96,6 +110,76 @@ def test_the_folder_in_pythonpath_is_not_handed_on(folder, path):
         (folder / f"{name}.py").unlink()
     path = path.format(folder=folder, name=folder.name)
     done = run([sys.executable, "-P", "-c", LATER], folder, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+
+
+def nothing_of_the_users_ran(done):
+    assert "the user’s" not in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.fixture
+def shadowed(folder):
+    """A folder with a file for whatever Python and Salon may import; a function makes them."""
+
+    def make(names):
+        for name in names:
+            # What is not installed here, or private to Python, may be looked for as an option.
+            if PathFinder.find_spec(name) and not name.startswith("_"):
+                (folder / f"{name}.py").write_text(RAISES)
+        code = "import sys; print(*sys.modules)"
+        for name in run([sys.executable, "-P", "-c", code], "/").stdout.split():
+            (folder / f"{name}.py").unlink(missing_ok=True)  # Python itself begins with it
+        (folder / "job.yaml").write_text("name: tiny\nsead: 1\n")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("path", "command", "words"),
+    [
+        (".", ["submit", "job.yaml"], "sead: unknown key"),
+        (".", ["status"], "no local stack runs"),
+        (".", ["score", "no.png"], "cannot read 'no.png'"),
+        ("{folder}:", ["--help"], "salon [OPTIONS] COMMAND"),
+    ],
+)
+def test_the_command_finds_libraries_first_where_pythonpath_names_the_folder(
+    shadowed, path, command, words
+):
+    folder = shadowed({*packages_distributions(), *sys.stdlib_module_names})
+    # The one module that would be found there has a name that is chosen so that nobody uses it.
+    (folder / "salon_command.py").unlink(missing_ok=True)
+    script = str(Path(sys.executable).with_name("salon"))
+    redis = "redis://127.0.0.1:1/0"
+    path = path.format(folder=folder)
+    done = run([script, *command], folder, PYTHONPATH=path, SALON_REDIS_URL=redis)
+    nothing_of_the_users_ran(done)
+    assert words in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["services", "trainer", "workers"])
+def test_a_process_typed_by_hand_finds_libraries_first_there_too(shadowed, command):
+    folder = shadowed(packages_distributions())
+    for name in (*SALONS, "logging", "types", LATER_FOUND):  # Python itself looks for these there
+        (folder / f"{name}.py").unlink(missing_ok=True)
+    done = run([sys.executable, "-m", command, "--help"], folder, PYTHONPATH=".")
+    nothing_of_the_users_ran(done)
+    assert "Usage: python -m" in done.stdout
+
+
+def test_the_package_imports_nothing_until_it_is_asked():
+    code = """
+import sys, salon
+assert not {"grpc", "numpy", "redis"} & set(sys.modules)
+assert set(salon.__all__) <= set(dir(salon))
+from salon import *
+import salon.client.reward_client
+assert RewardClient is salon.RewardClient is salon.client.reward_client.RewardClient
+assert issubclass(UnknownReward, salon.errors.SalonError)
+assert not hasattr(salon, "nonsense")
+"""
+    done = run([sys.executable, "-P", "-c", code], "/")
     assert done.returncode == 0, done.stderr
 
 

@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from salon.errors import InvalidRequest
-from salon.private import follow, make_private, require_own, write_private
+from salon.private import follow, make_private, make_usable, require_own, write_private
 
 
 def mode(path):
@@ -24,6 +24,32 @@ def test_a_new_folder_is_private_and_one_that_is_there_stays_as_it_is(tmp_path):
     (tmp_path / "shared").mkdir(mode=0o750)
     make_private(tmp_path / "shared")
     assert mode(tmp_path / "shared") == 0o750
+
+
+def test_a_folder_to_write_into_is_made_or_named_with_what_is_wrong(tmp_path, monkeypatch):
+    make_usable(tmp_path / "a" / "b", "SALON_X")
+    assert mode(tmp_path / "a" / "b") == 0o700
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    monkeypatch.setattr("os.access", lambda path, _: path.name != "closed")
+    for name, words in (
+        ("file", "is no folder"),
+        ("file/a/b", f"lies in {tmp_path / 'file'}, which is none"),
+        ("a" * 300, "cannot be made: File name too long"),
+        ("link", "is a link to gone, where nothing is"),
+        ("closed", f"cannot be written by user {os.geteuid()}"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            make_usable(tmp_path / name, "SALON_X")
+        assert str(raised.value) == (
+            f"SALON_X is {tmp_path / name}, which {words}: set it to a folder of your own"
+        )
+
+
+def test_a_state_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "state").touch()
+    with pytest.raises(InvalidRequest, match="state is no folder: set SALON_STATE_DIR"):
+        require_own(tmp_path / "state")
 
 
 @pytest.mark.parametrize("allowed", [0o700, 0o755, 0o750])

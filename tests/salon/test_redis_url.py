@@ -14,7 +14,11 @@ from salon.redis_url import broker_url, missing_files, own_port, shown, with_pas
         ("rediss://h/0?ssl_password=s3cret&db=1", "rediss://h/0?ssl_password=***&db=1"),
         ("unix://:s3cret@/run/redis.sock?db=1", "unix://:***@/run/redis.sock?db=1"),
         ("unix:///run/redis.sock?password=s3cret", "unix:///run/redis.sock?password=***"),
-        ("redis://alice@h:6390/0", "redis://alice@h:6390/0"),
+        # To Redis a user, but what is written so is as often a password.
+        ("redis://s3cret@h:6390/0", "redis://***@h:6390/0"),
+        ("rediss://s3/cret@x@h", "rediss://***@h"),
+        ("s3cret@h:6390", "***@h:6390"),
+        ("unix:///run/a@b.sock?db=1", "unix:///run/a@b.sock?db=1"),
         # What is no proper URL, and is quoted in an error for that.
         ("redis://:s3/cr?e#t@h:6390/0", "redis://:***@h:6390/0"),
         ("redis://:s3cr@et@h:6390/0", "redis://:***@h:6390/0"),
@@ -75,6 +79,9 @@ def test_certificates_that_are_missing_are_named(tmp_path):
     [
         ("redis://:p@SECRET/w#rd@127.0.0.1:6390/0", True),
         ("redis://127.0.0.1:6390/abc", True),
+        ("redis://:12?cret@127.0.0.1:6390/0", True),
+        ("redis://alice:12?cret@127.0.0.1:6390/0", True),
+        ("redis://?password=p@w&db=1", False),
         ("redis://:p%40s%2Fw%23rd@127.0.0.1:6390/0", False),
         ("redis://127.0.0.1:6390", False),
         ("rediss://host:6390/1?ssl_ca_certs=/a/b", False),
@@ -83,3 +90,26 @@ def test_certificates_that_are_missing_are_named(tmp_path):
 )
 def test_a_password_that_is_not_encoded_is_noticed(url, misread):
     assert redis_url.is_misread(url) is misread
+
+
+@pytest.mark.parametrize(
+    ("url", "lacks"),
+    [
+        *(("redis://s3cret@h:1/0", True), ("unix://s3cret@/run/r.sock", True)),
+        *(("redis://:s3cret@h:1/0", False), ("redis://alice:@h:1/0", False)),
+        *(("redis://h:1/0", False), ("unix://alice@/run/r.sock?password=p", False)),
+    ],
+)
+def test_a_word_without_a_colon_before_the_host_is_noticed(url, lacks):
+    assert redis_url.lacks_colon(url) is lacks
+
+
+@pytest.mark.parametrize(
+    ("url", "index"),
+    [
+        *(("redis://h:1/99", "99"), ("redis://h:1", ""), ("rediss://h/0?db=3", "3")),
+        *(("unix:///run/r.sock", ""), ("unix:///run/r.sock?db=2", "2")),
+    ],
+)
+def test_the_database_is_found_where_redis_py_finds_it(url, index):
+    assert redis_url.database(url) == index

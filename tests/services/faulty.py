@@ -43,6 +43,8 @@ class Faulty(Reward):
                 return Score(mean, {"object": object()})
             case "details":
                 return Score(mean, {"caption": "a cat", "boxes": [[1, 2], [3, 4.5]], "logit": mean})
+        if sample.prompt.startswith("details of "):
+            return Score(mean, {"text": "a" * int(sample.prompt.removeprefix("details of "))})
         return float(sample.prompt) if sample.prompt in ("nan", "inf", "-inf") else mean
 
 

@@ -26,9 +26,11 @@ def attempt(settings, redis_client, pipeline_folder):
     The text encoder of its model reads eight tokens, one a letter beside start and end.
     """
 
-    def make_attempt(**changes):
+    def make_attempt(again=False, **changes):
         store = JobStore(redis_client)
         job = store.submit("tiny", SPEC | {"model": str(pipeline_folder)} | changes)
+        if again:
+            acquire(redis_client, job.id, "v", "", 60, 3).release("it died", refund=False)
         lease = acquire(redis_client, job.id, "w", str(settings.runs_dir / job.id), 60, 3)
         interrupt = Interrupt()
         interrupt.set(Cause.PREEMPTED)
@@ -43,6 +45,31 @@ def attempt(settings, redis_client, pipeline_folder):
 
 def test_prompts_that_fit_need_no_warning(attempt):
     assert attempt() == []
+
+
+def test_an_attempt_that_starts_from_nothing_again_says_so(attempt, settings):
+    [told] = attempt(again=True)
+    [run] = settings.runs_dir.iterdir()
+    assert told == (
+        f"warning: no whole checkpoint in {run}: this attempt starts from the beginning"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_text(""), "is no folder"),
+        (lambda path: path.symlink_to("gone"), "is a link to gone, where nothing is"),
+    ],
+    ids=["file", "link"],
+)
+def test_a_place_for_runs_that_is_none_is_named(attempt, settings, make, words):
+    make(settings.runs_dir)
+    with pytest.raises(InvalidRequest) as raised:
+        attempt()
+    assert str(raised.value) == (
+        f"SALON_RUNS_DIR is {settings.runs_dir}, which {words}: set it to a folder of your own"
+    )
 
 
 def test_prompts_that_the_text_encoder_cuts_are_counted(attempt):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from concurrent.futures import Future
 
@@ -21,7 +22,7 @@ from trainer.rewards.versions import RewardVersions
 from trainer.runtime.checkpoints import Checkpoints
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.runtime.metrics_file import read_metrics
-from trainer.runtime.run_folder import RunFolder
+from trainer.runtime.run_folder import RunFolder, RunFolderUnusable
 from trainer.spec.job_spec import read_record
 from trainer.spec.stopping import StopRule
 from trainer.tracking.tracker import Tracker
@@ -144,6 +145,26 @@ def test_a_run_is_evaluated_as_often_as_asked_and_says_so_everywhere(attempts):
     summary = attempts.summary()
     expected = {key: summary[key] for key in ("rewards", "eval_rewards")}
     assert attempts.events("result") == [expected]
+
+
+def test_a_run_whose_folder_is_removed_ends_by_saying_so(attempts, tmp_path):
+    folder = tmp_path / "run"
+
+    steps = []
+
+    def step():
+        steps.append(len(steps))
+        if len(steps) == 3:
+            shutil.rmtree(folder)
+        return {"samples": 4.0, "reward_wait_seconds": 0.0}
+
+    with (
+        attempts.folder.held(token=1, wait_seconds=1),
+        pytest.raises(RunFolderUnusable, match=f"run folder {folder} was removed"),
+    ):
+        attempts.run(make_spec(), step=step)
+    assert not folder.exists()
+    assert [event["iteration"] for event in attempts.events("iteration")] == [1, 2]
 
 
 def not_json(constant):

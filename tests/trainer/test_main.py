@@ -1,11 +1,15 @@
 """How an attempt ends: what the job's record says then, or that another attempt is made."""
 
+import os
+import subprocess
+
 import pytest
 import redis
 from kombu.exceptions import OperationalError
 
 from salon.errors import RewardFailed
 from salon.jobs.store import JobState
+from salon.own_modules import python
 from trainer import __main__ as main
 from trainer import assembly
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
@@ -55,3 +59,30 @@ def test_what_may_pass_ends_the_attempt_and_not_the_job(attempt, error):
 )
 def test_the_record_says_why_in_one_line(attempt, error, end):
     assert attempt(error) == end
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["workers", "-Q", "train"],
+        ["trainer", "take", "tiny-000000"],
+        ["trainer", "run", "tiny-000000", "--token", "1"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SALON_LEASE_SECONDS", "x"), ("SALON_REDIS_URL", "redis://127.0.0.1:6390/x")],
+)
+def test_a_setting_that_cannot_be_used_is_said_in_one_line(command, name, value, tmp_path):
+    done = subprocess.run(
+        python(*command),
+        cwd=tmp_path,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    [line] = done.stderr.splitlines()
+    assert line.startswith(name)
+    assert (done.returncode, done.stdout) == (1, "")

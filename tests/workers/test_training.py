@@ -120,6 +120,14 @@ def test_the_lease_is_kept_for_a_trainer_that_starts_slowly(
     assert worker.lrange("sent", 0, -1) == [job.encode()]
 
 
+def test_a_job_that_is_deleted_while_it_runs_is_not_queued_again(store, worker, settings, program):
+    job = store.submit("tiny", {}).id
+    delete = f"redis.Redis.from_url('{settings.redis_url}').delete('{job_key(job)}')"
+    program(f'{sys.executable} -c "import redis; {delete}"')
+    training.launch(job)
+    assert worker.lrange("sent", 0, -1) == []
+
+
 def test_a_trainer_that_has_beaten_keeps_its_lease_alone(store, worker):
     job = store.submit("tiny", {}).id
     lease = acquire(worker, job, "w", "folder", 30, 3)

@@ -13,7 +13,7 @@ from trainer.context import Context
 from trainer.ddpo.advantages import PerPromptStatistics, batch_advantages, group_advantages
 from trainer.ddpo.config import DDPOConfig, DDPOJob
 from trainer.ddpo.timesteps import chosen_timesteps
-from trainer.ddpo.update import Share, UpdateStatistics, accumulate_gradient
+from trainer.ddpo.update import Share, UpdateStatistics, update
 from trainer.denoising.algorithm import DenoisingAlgorithm, load_generator
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.rollout import Rollout, RolloutInFlight
@@ -123,25 +123,28 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
 
     def _updates(
         self, rollout: Rollout, advantages: NDArray[np.float64]
-    ) -> Iterator[tuple[UpdateStatistics, Tensor]]:
-        """Run the updates, each on an equal share of the samples; every pass shares anew.
-
-        Yields:
-            the statistics of each, and the norm of its gradient.
-        """
-        config, finetuner = self._config, self._finetuner
+    ) -> Iterator[UpdateStatistics]:
+        """Run the updates, each on an equal share of the samples; every pass shares anew."""
+        config = self._config
         for epoch in range(config.inner_epochs):
             key = (self._seed, self._iteration, "shuffle", epoch)
             shares = stratified_shares(
                 rollout.batches, config.updates_per_iteration, generator(*key)
             )
             for number, samples in enumerate(shares):
-                share = self._share(rollout, advantages, samples, (*key, number))
-                order = generator(*key, number, "order")
-                statistics = accumulate_gradient(finetuner, share, config, order, self._ranks)
+                statistics = update(
+                    self._finetuner,
+                    self._share(rollout, advantages, samples, (*key, number)),
+                    generator(*key, number, "order"),
+                    self._ranks,
+                    estimator=config.estimator,
+                    clip_range=config.clip_range,
+                    kl_weight=config.kl_weight,
+                    rows_per_forward=config.rows_per_forward,
+                )
                 if self._debug and epoch == number == 0:
                     self._check_on_policy(rollout, float(statistics.ratio_deviation))
-                yield statistics, finetuner.optimization.apply_gradient()
+                yield statistics
 
     def _share(
         self,
@@ -181,17 +184,16 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
                 "precision, TF32, dropout?)"
             )
 
-    def _update_metrics(self, updates: Sequence[tuple[UpdateStatistics, Tensor]]) -> Metrics:
+    def _update_metrics(self, updates: Sequence[UpdateStatistics]) -> Metrics:
         """Means over the updates, except for the ratio, which only the first must have at 1."""
-        names = ["loss", "approx_kl", "clipfrac"]
+        names = ["loss", "approx_kl", "clipfrac", "grad_norm"]
         if self._config.kl_weight > 0:
             names.append("kl_reference")
         means = {
-            name: float(torch.stack([getattr(update, name) for update, _ in updates]).mean())
+            name: float(torch.stack([getattr(update, name) for update in updates]).mean())
             for name in names
         }
-        means["grad_norm"] = float(torch.stack([norm for _, norm in updates]).mean())
-        return {**means, "ratio_deviation_first": float(updates[0][0].ratio_deviation)}
+        return {**means, "ratio_deviation_first": float(updates[0].ratio_deviation)}
 
     def state_dict(self) -> State:
         """All that an exact resume needs; randomness is a function of seed and iteration.

@@ -1,18 +1,19 @@
-"""One gradient update: the mean loss over the steps of some samples, in bounded memory."""
+"""One gradient update: loss, backward, step, in bounded memory."""
 
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.objective import clipped_objective, score_function_objective
 from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.gaussian import gaussian_kl, gaussian_log_prob
-from trainer.denoising.policy import DenoisingPolicy
 from trainer.runtime.ranks import Ranks
+
+Estimator = Literal["importance", "score_function"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class UpdateStatistics:
     clipfrac: Tensor  # share of pairs with a ratio outside of the clip range
     kl_reference: Tensor  # exact KL to the model training started from; 0 if it has no weight
     ratio_deviation: Tensor  # largest |ratio - 1|
+    grad_norm: Tensor  # of the gradient, before it was scaled down
 
 
 @dataclass(frozen=True)
@@ -38,39 +40,18 @@ class Share:
     pairs: int  # (sample, timestep) pairs of the update on all ranks
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """R (sample, timestep) pairs of a share, a row each."""
-
-    latents: Tensor  # [R, C, h, w] x_t
-    next_latents: Tensor  # [R, C, h, w] x_{t-1}
-    index: Tensor  # [R] int64, which step
-    conditioning: Conditioning
-    log_prob: Tensor  # [R] of the step under the parameters that sampled
-    advantage: Tensor  # [R]
-    reference: Tensor | None = None  # [R, C, h, w] mean under the model training started from
-
-    def __getitem__(self, rows: slice) -> "Pairs":
-        """Some of them."""
-        return Pairs(
-            self.latents[rows],
-            self.next_latents[rows],
-            self.index[rows],
-            self.conditioning[rows],
-            self.log_prob[rows],
-            self.advantage[rows],
-            None if self.reference is None else self.reference[rows],
-        )
-
-
-def accumulate_gradient(
+def update(
     finetuner: Finetuner,
     share: Share,
-    config: DDPOConfig,
     order: torch.Generator,
     ranks: Ranks,
+    *,
+    estimator: Estimator,
+    clip_range: float,
+    kl_weight: float,
+    rows_per_forward: int,
 ) -> UpdateStatistics:
-    """Add to the gradients this rank's part of those of the mean loss over the update's pairs.
+    """One step of the optimiser, along the gradient of the mean loss over the update's pairs.
 
     Summed over the ranks, that is the gradient of (1/pairs) Σ (objective + kl_weight · KL(p_θ ‖
     p_ref)). The divergence is that of each step from the x_t that was sampled, as in DPOK (Fan et
@@ -86,67 +67,59 @@ def accumulate_gradient(
     Args:
         finetuner: whose parameters are trained.
         share: this rank's samples, of which there may be none.
-        config: estimator, clip_range, kl_weight and rows_per_forward.
         order: shuffles the samples.
         ranks: that have the update's other samples; the statistics are of all.
+        estimator: of the policy gradient.
+        clip_range: ε of the importance ratio.
+        kl_weight: of the divergence from the model that training started from.
+        rows_per_forward: (sample, timestep) pairs in one pass.
+
+    Raises:
+        Interrupted: asked to stop; no step was taken.
+        SalonError: the gradient is not finite.
     """
-    latents, steps = share.latents, share.timesteps
-    rows = torch.arange(steps.numel()).view(steps.shape)
-    rows = rows[torch.randperm(len(rows), generator=order)].flatten().to(latents.device)
-    totals = latents.new_zeros(4)
-    deviations = latents.new_zeros(ranks.count)
-    for chunk in torch.split(rows, config.rows_per_forward) if len(rows) else ():
-        pairs = _pairs(share, chunk)
-        if config.kl_weight > 0:
-            before = pairs.latents, pairs.index, pairs.conditioning
-            pairs = replace(pairs, reference=finetuner.policy.reference_step(*before))
-        passed = partial(_loss, finetuner.policy, pairs, config, share.pairs)
-        with finetuner.policy.shared_prefix():
-            parts = finetuner.optimization.backward(passed, len(chunk))
-        for sums, deviation in parts:
-            totals += sums
-            deviations[ranks.rank] = torch.maximum(deviations[ranks.rank], deviation)
-    ranks.sum_([totals, deviations])
+    policy, optimization = finetuner.policy, finetuner.optimization
+    totals, deviation = share.latents.new_zeros(4), share.latents.new_zeros(ranks.count)
+    for sample, index in _passes(share.timesteps, rows_per_forward, order):
+        latents, conditioning = share.latents[sample, index], share.conditioning[sample]
+        old_log_prob, advantage = share.log_probs[sample, index], share.advantages[sample]
+
+        mean, sigma = policy.step(latents, index, conditioning)
+        log_prob = gaussian_log_prob(mean, sigma, share.latents[sample, index + 1])
+        if estimator == "score_function":
+            losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
+        else:
+            losses, teaches = clipped_objective(log_prob, old_log_prob, advantage, clip_range)
+        divergence = torch.zeros_like(old_log_prob)
+        if kl_weight > 0:
+            reference = policy.reference_step(latents, index, conditioning)
+            divergence = gaussian_kl(mean, reference, sigma)
+            losses = losses + kl_weight * divergence
+        if kl_weight > 0 or teaches.any():
+            optimization.backward(losses.sum() / share.pairs)
+
+        log_ratio = log_prob.detach() - old_log_prob
+        off = torch.expm1(log_ratio).abs()
+        sums = (losses.detach(), 0.5 * log_ratio**2, off > clip_range, divergence.detach())
+        totals += torch.stack([values.sum() for values in sums])
+        deviation[ranks.rank] = torch.maximum(deviation[ranks.rank], off.max())
+    ranks.sum_([totals, deviation])
     loss, kl, clipped, divergence = totals / share.pairs
-    return UpdateStatistics(loss, kl, clipped, divergence, deviations.max())
+    norm = optimization.apply_gradient()
+    return UpdateStatistics(loss, kl, clipped, divergence, deviation.max(), norm)
 
 
-def _pairs(share: Share, rows: Tensor) -> Pairs:
-    """Those that `rows` [R] numbers: sample by sample, the K timesteps of each in turn."""
-    steps = share.timesteps
-    sample, index = rows // steps.shape[1], steps.flatten()[rows]
-    return Pairs(
-        latents=share.latents[sample, index],
-        next_latents=share.latents[sample, index + 1],
-        index=index,
-        conditioning=share.conditioning[sample],
-        log_prob=share.log_probs[sample, index],
-        advantage=share.advantages[sample],
-    )
+def _passes(
+    timesteps: Tensor, rows_per_forward: int, order: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Sample [R] and timestep [R] of the pairs of each pass, samples shuffled.
 
-
-def _loss(
-    policy: DenoisingPolicy, pairs: Pairs, config: DDPOConfig, count: int, part: slice
-) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
-    """What a part of `pairs` adds to the mean over `count`, None where it has no gradient.
-
-    Beside it [4], the sums of losses, ½ (log ratio)², clipped pairs and divergences, and the
-    largest |ratio - 1|.
+    Args:
+        timesteps: [n, K] of n samples.
+        rows_per_forward: R, of the last pass less.
+        order: shuffles.
     """
-    pairs = pairs[part]
-    mean, sigma = policy.step(pairs.latents, pairs.index, pairs.conditioning)
-    log_prob = gaussian_log_prob(mean, sigma, pairs.next_latents)
-    old, advantage = pairs.log_prob, pairs.advantage
-    if config.estimator == "score_function":
-        losses, teaches = score_function_objective(log_prob, advantage), advantage != 0
-    else:
-        losses, teaches = clipped_objective(log_prob, old, advantage, config.clip_range)
-    divergence = torch.zeros_like(old)
-    if pairs.reference is not None:
-        divergence = gaussian_kl(mean, pairs.reference, sigma)
-        losses = losses + config.kl_weight * divergence
-    log_ratio = log_prob.detach() - old
-    off = torch.expm1(log_ratio).abs()
-    sums = (losses.detach(), 0.5 * log_ratio**2, off > config.clip_range, divergence.detach())
-    loss = losses.sum() / count if config.kl_weight > 0 or teaches.any() else None
-    return loss, (torch.stack([part.sum() for part in sums]), off.max())
+    rows = torch.arange(timesteps.numel()).view(timesteps.shape)
+    rows = rows[torch.randperm(len(rows), generator=order)].flatten().to(timesteps.device)
+    for chunk in torch.split(rows, rows_per_forward) if len(rows) else ():
+        yield chunk // timesteps.shape[1], timesteps.flatten()[chunk]

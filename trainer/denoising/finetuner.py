@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from salon.errors import InvalidRequest
+from salon.errors import InvalidRequest, one_line
 from trainer.algorithm import Preview
 from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.config import DenoisingConfig
@@ -74,8 +74,10 @@ class Finetuner:
                 eta=config.eta,
                 device=diffusion.device,
             )
-        except ValueError as error:
-            raise InvalidRequest(f"algorithm.scheduler {config.scheduler}: {error}") from error
+        except Exception as error:  # whatever a value in the model's configuration leads to
+            raise InvalidRequest(
+                f"algorithm.scheduler {config.scheduler}: {one_line(error)}"
+            ) from error
         self.policy = DenoisingPolicy(
             diffusion.unet,
             schedule,
@@ -91,7 +93,6 @@ class Finetuner:
             self.parameters,
             config,
             diffusion.device,
-            threads,
             ranks or Ranks.alone(),
             interrupt or Interrupt(),
         )

@@ -1,8 +1,7 @@
 """The parameters that are trained: their gradients, their steps, their moving average."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -18,11 +17,8 @@ from trainer.denoising.optimizer_state import (
     scaler_tensors,
     training_tensors,
 )
-from trainer.denoising.row_threads import RowThreads
 from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
-
-T = TypeVar("T")
 
 
 class Optimization:
@@ -32,7 +28,6 @@ class Optimization:
         parameters: name -> fp32 parameter.
         config: hyperparameters.
         device: of the parameters.
-        threads: that share the rows of a pass.
         ranks: the processes that train together.
         interrupt: ends an update midway, by an exception: between two passes if this process trains
             alone, else before a step that all take.
@@ -43,13 +38,11 @@ class Optimization:
         parameters: dict[str, nn.Parameter],
         config: DenoisingConfig,
         device: torch.device,
-        threads: RowThreads,
         ranks: Ranks,
         interrupt: Interrupt,
     ) -> None:
         self._parameters = parameters
         self._config = config
-        self._threads = threads
         self._ranks = ranks
         self._interrupt = interrupt
         self._optimizer = torch.optim.AdamW(
@@ -64,47 +57,18 @@ class Optimization:
             self._average = EMAModel(parameters.values(), decay=config.ema_decay, foreach=True)
         # Small gradients vanish in fp16 unless the loss is scaled up. Disabled, it changes nothing.
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        # It makes its scale when first asked: not by several threads, nor by none.
+        # It makes its scale when first asked, which a rank without samples never does.
         self._scaler.scale(torch.zeros((), device=device))
 
-    def backward(self, passed: Callable[[slice], tuple[Tensor | None, T]], rows: int) -> list[T]:
-        """Add the gradient of what a pass adds to the loss to those of the parameters.
-
-        Args:
-            passed: of a part of the pass's rows: the scalar that it adds to the loss, or None if
-                that has no gradient, and anything else.
-            rows: of the pass.
-
-        Returns:
-            the rest of what `passed` returned, of each part.
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, a part of the update's, to those of the parameters.
 
         Raises:
             Interrupted: asked to stop; the update is not whole.
         """
         if self._ranks.count == 1:  # else the others would wait for this one's gradient
             self._interrupt.check()
-        parameters = list(self._parameters.values())
-
-        def differentiate(part: slice) -> tuple[Sequence[Tensor | None], T]:
-            loss, rest = passed(part)
-            if loss is None:
-                return (), rest
-            loss = self._scaler.scale(loss)
-            if part == slice(0, rows):
-                loss.backward()  # type: ignore[no-untyped-call]
-                return (), rest
-            # Not into the parameters' own: in which order threads add to those is up to chance.
-            return torch.autograd.grad(loss, parameters, allow_unused=True), rest
-
-        parts = self._threads.map(differentiate, rows)
-        for gradients, _ in parts:
-            for parameter, gradient in zip(parameters, gradients, strict=False):
-                if gradient is None:
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.add_(gradient)
-        return [rest for _, rest in parts]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def apply_gradient(self) -> Tensor:
         """Sum the gradients of all ranks, scale them down to `max_grad_norm`, step, clear them.

@@ -40,7 +40,7 @@ class DenoisingPolicy:
         precision: of the UNet's arithmetic.
         reference: the UNet that training started from, for `reference_step`; a UNet with adapters
             needs none beside it.
-        threads: that share the samples of `sample`.
+        threads: that share the rows of a pass, and the samples of `sample`.
     """
 
     def __init__(
@@ -80,7 +80,22 @@ class DenoisingPolicy:
         Returns:
             [N, C, h, w] w·ε(x_t, t, c) + (1 - w)·ε(x_t, t), or the same of another prediction type.
         """
-        return self._guided(self._unet, latents, timesteps, conditioning)
+        return self._passed(self._unet, latents, timesteps, conditioning)
+
+    def _passed(
+        self,
+        unet: UNet2DConditionModel,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> Tensor:
+        """The prediction, by threads that share the rows and halves that share their prefix."""
+
+        def run(part: slice) -> Tensor:
+            return self._guided(unet, latents[part], timesteps[part], conditioning[part])
+
+        with self._shared_prefix(unet):
+            return self._threads.output(run, len(latents), list(unet.parameters()))
 
     def _guided(
         self,
@@ -144,8 +159,8 @@ class DenoisingPolicy:
             raise RuntimeError("no reference was kept; make the Finetuner with keep_reference=True")
         unet = self._reference or self._unet
         adapters = without_lora(unet) if self._reference is None else nullcontext()
-        with adapters, self.shared_prefix(unet):
-            output = self._guided(unet, latents, self.schedule.timesteps[index], conditioning)
+        with adapters:
+            output = self._passed(unet, latents, self.schedule.timesteps[index], conditioning)
         return self._mean(latents, output, index)
 
     def log_prob(
@@ -169,7 +184,7 @@ class DenoisingPolicy:
         def run(part: slice) -> None:
             self._sample(conditioning[part], noise[part], path.latents[part], path.log_probs[part])
 
-        with fused_lora(self._unet), self.shared_prefix():
+        with fused_lora(self._unet), self._shared_prefix(self._unet):
             self._threads.map(run, count)
         return path
 
@@ -182,18 +197,16 @@ class DenoisingPolicy:
         with autocast(self._precision, self._device):
             for i in range(self.steps):
                 index = self._all_steps[i].expand(len(noise))
-                mean, sigma = self.step(latents[:, i], index, conditioning)
+                timesteps = self.schedule.timesteps[index]
+                output = self._guided(self._unet, latents[:, i], timesteps, conditioning)
+                mean = self._mean(latents[:, i], output, index)
+                sigma = _per_row(self.schedule.sigma, index)
                 latents[:, i + 1] = mean + sigma * noise[:, i + 1]
                 log_probs[:, i] = gaussian_log_prob(mean, sigma, latents[:, i + 1])
 
-    def shared_prefix(
-        self, unet: UNet2DConditionModel | None = None
-    ) -> AbstractContextManager[None]:
-        """Within, passes of this policy compute once what both halves of guidance have in common.
-
-        Not to be entered twice at a time: `sample` and `reference_step` enter it themselves.
-        """
-        return nullcontext() if self._guidance_scale == 1.0 else shared_prefix(unet or self._unet)
+    def _shared_prefix(self, unet: UNet2DConditionModel) -> AbstractContextManager[None]:
+        """Within, passes compute once what both halves of guidance have in common."""
+        return nullcontext() if self._guidance_scale == 1.0 else shared_prefix(unet)
 
 
 def _per_row(table: Tensor, index: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
 """How much a set of images differs among itself, as CLIP sees it."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from salon.checkpoint_keys import fault, further_layers
+from salon.checkpoint_keys import damage, fault, further_layers, odd_types
 from salon.errors import InvalidRequest
 from trainer.runtime.hub import reason_of
+from trainer.runtime.safetensors_header import read_header, weight_files
 
 
 class ImageEmbedder:
@@ -47,10 +49,9 @@ class ImageEmbedder:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # otherwise their names are not told
             )
-            further = further_layers(found["unexpected_keys"], clip.state_dict())
-            if reason := fault(found["missing_keys"], further, found["mismatched_keys"]):
+            if reason := _fault(model, clip.state_dict(), found):
                 raise ValueError(f"it {reason}")
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        except Exception as error:  # whatever a value in its configuration leads to
             raise InvalidRequest(
                 f"evaluation.diversity_model {model!r} cannot be loaded as a CLIPModel: "
                 f"{reason_of(error)}; give a folder or a hub id with weights in safetensors, or "
@@ -68,6 +69,20 @@ class ImageEmbedder:
             pooled = self._vision(pixel_values=pixels.to(self._device)).pooler_output
             rows.append(functional.normalize(self._projection(pooled), dim=-1).cpu())
         return torch.cat(rows)
+
+
+def _fault(model: str, weights: dict[str, Tensor], found: dict[str, Any]) -> str:
+    """What is wrong with the weights of a CLIPModel that was loaded; empty if nothing is."""
+    here = Path(model).is_dir()
+    folder = Path(model if here else snapshot_download(model, local_files_only=True))
+    # Of what the hub made of a pickle, in a revision of its own, only the numbers are looked at.
+    files = [file for file in weight_files(folder, "model") if file.is_file()]
+    stored = {file.name: read_header(file) for file in files}
+    types = {name: tensor["dtype"] for header in stored.values() for name, tensor in header.items()}
+    odd = odd_types(types, [name for name, weight in weights.items() if weight.is_floating_point()])
+    further = further_layers(found["unexpected_keys"], weights)
+    reason = fault(found["missing_keys"], further, found["mismatched_keys"], odd)
+    return reason or damage(weights.items(), stored)
 
 
 def mean_pairwise_distance(embeddings: Tensor) -> float:

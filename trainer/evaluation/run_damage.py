@@ -5,15 +5,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from salon.errors import SalonError
+from salon.errors import one_line
 from trainer.evaluation.evaluations import Best
 from trainer.evaluation.held_out import Evaluation
+from trainer.runtime.run_folder import RunFolderUnusable
 
 PROBE_BYTES = 64 * 1024
-
-
-class RunFolderUnusable(SalonError):
-    """Nothing can be written into it, or what an earlier attempt left there cannot be read."""
 
 
 def check_run_folder(folder: Path) -> None:
@@ -30,13 +27,13 @@ def check_run_folder(folder: Path) -> None:
         try:
             Evaluation.load(path)
         except Exception as error:  # whatever its bytes happen to mean
-            raise RunFolderUnusable(f"{path} is damaged ({_line(error)}): {anew}") from error
+            raise RunFolderUnusable(f"{path} is damaged ({one_line(error)}): {anew}") from error
     best = folder / "best" / "best.json"
     if best.exists():
         try:
             Best(**json.loads(best.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise RunFolderUnusable(f"{best} is damaged ({_line(error)}): {anew}") from error
+            raise RunFolderUnusable(f"{best} is damaged ({one_line(error)}): {anew}") from error
 
 
 def _probe(path: Path) -> None:
@@ -53,7 +50,3 @@ def _probe(path: Path) -> None:
     finally:
         with suppress(OSError):  # said above
             path.unlink()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from salon.errors import one_line
+
 _OWN = (LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError)
 
 
@@ -40,7 +42,7 @@ def reason_of(error: BaseException) -> str:
             f"it is no folder here, and {constants.ENDPOINT} has no such model, or only for others:"
             " look at its name, or set HF_TOKEN where the trainer runs"
         )
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return one_line(error)
 
 
 def push(folder: Path, repository: str) -> str:

@@ -26,6 +26,7 @@ class MetricsFile:
         """Continue after `iteration`."""
         entries = [entry for entry in _read(folder) if entry["iteration"] <= iteration]
         self.evaluated = {entry["iteration"] for entry in entries if _is_evaluation(entry)}
+        self._folder = folder
         folder.write_text(_NAME, "".join(_line(entry) for entry in entries))
         self._file = (folder.path / _NAME).open("ab", buffering=0)
 
@@ -36,6 +37,7 @@ class MetricsFile:
             OSError: naming the file.
         """
         entry = {"iteration": iteration, "time": time.time(), **values}
+        self._folder.check()  # the file would take it, even if it were deleted
         line = _line(entry).encode()
         end = self._file.seek(0, os.SEEK_END)
         try:

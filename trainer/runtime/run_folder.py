@@ -1,5 +1,6 @@
 """A job's run folder: one writer at a time, and files that are whole or absent."""
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,10 @@ class RunFolderHeld(SalonError):
     """An older attempt still holds the folder and cannot be ended from here."""
 
 
+class RunFolderUnusable(SalonError):
+    """Nothing can be written into it, or what an earlier attempt left there cannot be read."""
+
+
 class RunFolder:
     """`runs/<job>`. Writes go aside and are renamed, if the fence says this writer is current.
 
@@ -39,6 +44,7 @@ class RunFolder:
         """Use `path`; `fence` raises LeaseLost when this process no longer runs the job."""
         self.path = path
         self._fence = fence
+        self._lock: os.stat_result | None = None  # of the lock's file, while it is held
 
     @contextmanager
     def held(self, token: int, wait_seconds: float) -> Iterator[None]:
@@ -50,16 +56,19 @@ class RunFolder:
 
         Raises:
             RunFolderHeld: an older attempt on another host kept the lock for `wait_seconds`.
+            RunFolderUnusable: it may not be written.
             InvalidRequest: the folder is a link to another place.
         """
-        with naming(self.path):
+        with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         if self.path.is_symlink():
             raise InvalidRequest(
                 f"run folder {self.path} is a link to {self.path.resolve()}: jobs write into "
                 "folders of their own alone; move it away"
             )
-        with _opened(self.path / ".lock") as lock:
+        with self._writing(self.path / ".lock"):
+            opened = _opened(self.path / ".lock")
+        with opened as lock:
             deadline = time.monotonic() + wait_seconds
             while not _try_lock(lock.fileno()):
                 self._fence()
@@ -80,13 +89,55 @@ class RunFolder:
             lock.write(json.dumps(holder))
             lock.flush()
             self._remove_leftovers()
+            self._lock = os.fstat(lock.fileno())
             try:
                 yield
             finally:
+                self._lock = None
                 # Boards write their own files, by the umask of this process.
                 for written in sorted(self.path.rglob("*")):
                     with suppress(FileNotFoundError):  # they may tidy up meanwhile
                         _admit_as_parent(written)
+
+    def check(self) -> None:
+        """See that this is still the folder that is held; nothing where none is.
+
+        One that was removed would be made anew, without the checkpoints, and with a lock that
+        another attempt could take.
+
+        Raises:
+            RunFolderUnusable: it is not.
+        """
+        if self._lock is None:
+            return
+        try:
+            is_same = os.path.samestat((self.path / ".lock").stat(), self._lock)
+        except (FileNotFoundError, NotADirectoryError):
+            is_same = False
+        if not is_same:
+            raise RunFolderUnusable(
+                f"run folder {self.path} was removed or replaced while the job ran, and its "
+                "checkpoints with it: submit the job anew"
+            )
+
+    @contextmanager
+    def _writing(self, target: Path) -> Iterator[None]:
+        """Within, `target` is written, and errors name it.
+
+        Raises:
+            RunFolderUnusable: the folder is not there any more, or may not be written.
+        """
+        self.check()
+        try:
+            with naming(target):
+                yield
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise RunFolderUnusable(
+                f"run folder {self.path} cannot be written: {error.strerror}: "
+                f"{error.filename}: let user {os.geteuid()} write there, and submit the job anew"
+            ) from error
 
     def _remove_leftovers(self) -> None:
         """Delete what an attempt was writing when it was killed."""
@@ -102,7 +153,7 @@ class RunFolder:
         target = self.path / name
         aside = target.with_name(f".{target.name}.partial")
         try:
-            with naming(target):
+            with self._writing(target):
                 self._make(target.parent)
                 yield aside
                 with aside.open("rb") as written:
@@ -120,7 +171,7 @@ class RunFolder:
         aside = target.with_name(f".{target.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            with naming(target):
+            with self._writing(target):
                 self._make(aside)
                 yield aside
                 for written in sorted(aside.rglob("*")):  # a folder before what is in it

@@ -17,7 +17,7 @@ from trainer.denoising.shares import stratified_shares
 from trainer.rewards.weighting import reward_metrics, weighted_sum
 from trainer.runtime.seeds import generator
 from trainer.rwr.config import RWRConfig, RWRJob
-from trainer.rwr.update import accumulate_gradient
+from trainer.rwr.update import update
 from trainer.rwr.weights import (
     Weights,
     effective_samples,
@@ -88,7 +88,7 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
             for number, share in enumerate(shares):
                 samples = kept[share.numpy()]
                 places, rows = rollout.rows_of(samples)
-                loss = accumulate_gradient(
+                yield update(
                     self._finetuner,
                     rollout.latents[rows, -1],
                     rollout.conditioning[rows],
@@ -98,7 +98,6 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
                     rows_per_forward=config.rows_per_forward,
                     random=generator(*key, number),
                 )
-                yield loss, self._finetuner.optimization.apply_gradient()
 
 
 def build(spec: RWRJob, context: Context) -> RWR:

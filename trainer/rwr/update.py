@@ -1,4 +1,4 @@
-"""One gradient update: the weighted denoising loss of some samples, in bounded memory."""
+"""One gradient update: the weighted denoising loss, backward, step, in bounded memory."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from trainer.denoising.finetuner import Finetuner
 from trainer.rwr.objective import add_noise, regression_target, squared_error
 
 
-def accumulate_gradient(
+def update(
     finetuner: Finetuner,
     samples: Tensor,
     conditioning: Conditioning,
@@ -18,8 +18,8 @@ def accumulate_gradient(
     count: int,
     rows_per_forward: int,
     random: torch.Generator,
-) -> Tensor:
-    """Add to the gradients this rank's part of that of (1/N) Σ weight · (target - prediction)².
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser, along the gradient of (1/N) Σ weight · (target - prediction)².
 
     Each of the update's N samples is noised once, to a timestep that is uniform over all that the
     model was trained with. The prediction is the guided one and the gradient goes through both of
@@ -37,7 +37,11 @@ def accumulate_gradient(
         random: draws the noise and the timesteps of all N, on the CPU.
 
     Returns:
-        [] this rank's part of the loss, on the device.
+        [] this rank's part of the loss, and the norm of the gradient of all; on the device.
+
+    Raises:
+        Interrupted: asked to stop; no step was taken.
+        SalonError: the gradient is not finite.
     """
     device = samples.device
     alphas_cumprod = finetuner.policy.schedule.alphas_cumprod
@@ -46,18 +50,13 @@ def accumulate_gradient(
     noise = torch.randn((count, *samples.shape[1:]), generator=random)
     timesteps, noise = timesteps[places].to(device), noise[places].to(device)
     total = samples.new_zeros(())
-
-    def passed(part: slice) -> tuple[Tensor, Tensor]:
-        rows = slice(start + part.start, start + part.stop)
+    every = torch.arange(len(samples), device=device)
+    for rows in torch.split(every, rows_per_forward) if len(every) else ():
         alphas = alphas_cumprod[timesteps[rows]]
         noised = add_noise(samples[rows], noise[rows], alphas)
         target = regression_target(samples[rows], noise[rows], alphas, prediction_type)
         prediction = finetuner.policy.predict(noised, timesteps[rows], conditioning[rows])
         loss = (weights[rows] * squared_error(prediction, target)).sum() / count
-        return loss, loss.detach()
-
-    for start in range(0, len(samples), rows_per_forward):
-        rows = min(rows_per_forward, len(samples) - start)
-        with finetuner.policy.shared_prefix():
-            total += torch.stack(finetuner.optimization.backward(passed, rows)).sum()
-    return total
+        finetuner.optimization.backward(loss)
+        total += loss.detach()
+    return total, finetuner.optimization.apply_gradient()

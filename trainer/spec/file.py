@@ -16,6 +16,21 @@ from trainer.spec.prompts.sources import is_named
 from trainer.spec.sections import submitting
 from trainer.spec.yaml import YamlError, parse
 
+_FORMS = {
+    "prompts": "prompts: [a red ball, a blue box]",
+    "rewards": "rewards: [{name: jpeg_compressibility, weight: 1}]",
+    "rewards.name": "rewards: [{name: jpeg_compressibility}]",
+    "rewards.weight": "rewards: [{name: jpeg_compressibility, weight: 0.5}]",
+    "rewards.reference": "rewards: [{name: l2, reference: target.png}]",
+    "eval_rewards": "eval_rewards: [clip_score]",
+    "evaluation": "evaluation: {prompts: [a green hat]}",
+    "evaluation.prompts": "evaluation: {prompts: [a green hat]}",
+    "algorithm": "algorithm: {name: ddpo}",
+    "stop_when": "stop_when: [{metric: eval/kl, above: 0.1}]",
+}
+"""How what lists and sections hold is written, by its key."""
+
+MAX_PROBLEMS = 20  # that are told of one spec
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -53,6 +68,9 @@ def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
     else:
         problems = [*spec.missing(folders)]
     if problems:
+        more = len(problems) - MAX_PROBLEMS
+        if more > 0:
+            problems[MAX_PROBLEMS:] = [f"and {more} more"]
         lines = "\n".join(problems)
         raise InvalidRequest(f"{path}:\n{lines}" if "\n" in lines else f"{path}: {lines}")
     return spec
@@ -129,10 +147,16 @@ def _explain(problem: Mapping[str, Any], kind: type[JobSpec], algorithm: str) ->
             f"{key}: unknown key; {hint(str(name), sorted(_section_at(kind, path).model_fields))}"
         )
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("missing", "value_error"):
+    form = _FORMS.get(".".join(part for part in location if isinstance(part, str)), "")
+    form = form and f"; e.g. {form}"
+    if problem["type"] == "missing":
+        return f"{key}: {message}{form}"
+    if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    way_out = "; put quotes around a text" if problem["type"] == "string_type" else ""
-    return f"{key}: {message} (got {problem['input']!r:.100}){way_out}"
+    got = problem["input"]
+    quotes = problem["type"] == "string_type" and isinstance(got, int | float)
+    way_out = "; put quotes around a text" if quotes else ""
+    return f"{key}: {message} (got {got!r:.100}){way_out}{form}"
 
 
 def _others_with(path: Sequence[str | int], key: str, algorithm: str) -> Iterator[str]:

@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from salon.errors import InvalidRequest
 from trainer.spec.prompts.rows import Row
@@ -46,9 +53,17 @@ Prompts = Annotated[
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key in it, or a number that is not finite, is an error."""
+    """Frozen; an unknown key in it, or a number that is not finite or a bool, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            raise ValueError(f"a number is wanted (got {value})")
+        return value
 
 
 class RewardSpec(Section):

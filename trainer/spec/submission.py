@@ -62,7 +62,7 @@ def check_device(device: str, here: bool) -> None:
 @cache  # for each of `--seeds`
 def _sees_gpu() -> bool:
     # In another process: this one does without torch's seconds and memory.
-    return not subprocess.run([sys.executable, "-c", _SEES_GPU], check=False).returncode
+    return not subprocess.run([sys.executable, "-P", "-c", _SEES_GPU], check=False).returncode
 
 
 def check_absent(key: str, path: Path, here: bool) -> None:

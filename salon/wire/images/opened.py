@@ -1,5 +1,6 @@
 """Images that a caller hands over as Pillow's: what their files prove, where these are at hand."""
 
+import io
 import os
 import re
 from pathlib import Path
@@ -9,36 +10,52 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from salon.errors import SampleError
 from salon.wire.images import files
 from salon.wire.images.exact import losslessly
-from salon.wire.images.limits import UNLIMITED, unsupported
+from salon.wire.images.limits import UNLIMITED, invalid, unsupported
 
+# By Pillow's name of a format: its name here, of those whose files are judged. An MPO is a JPEG
+# with further pictures behind the first, as many phones write them.
+_JUDGED = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WEBP"}
+_BYTES_ALONE = ("JPEG", "WEBP")  # of those, what has 8 bits a channel
 _WIDE = re.compile(r";16[BLN]$")
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     """Its pixels, uint8 [H, W] or [H, W, C], every value kept.
 
-    A file that Pillow has opened and not yet decoded is judged as its bytes would be, whatever
-    Pillow overlooks.
+    Where Pillow has opened a file, of PNG, JPEG or WebP, and not decoded it, the file is judged as
+    its bytes would be, whatever Pillow overlooks; and so is the file of an image that it has
+    decoded, as long as a name or an open stream leads there and the pixels are still the file's.
+
+    Pillow itself decides where nothing leads to the file: in a copy of an image, as all that
+    transforms one returns (`convert`, `resize`, `ImageOps`), and in one that was decoded from a
+    stream, of which only PNG, TIFF and MPO keep hold. Nor does it tell of JPEG 2000 and AVIF that
+    they had more than 8 bits a channel. Whoever has the bytes of a file should pass these.
 
     Raises:
         SampleError: it has no exact form in 8 bits of RGB or gray, or its file is damaged.
-        OSError, SyntaxError, ValueError: Pillow cannot decode its file, or has closed it.
+        OSError, ValueError: its file cannot be read, or is closed.
     """
     _check_frames(image)
-    _check_depth(image)
-    file = _unread(image)
-    if file is not None:
-        pixels = file.decode()
-        # As it was opened, unless `draft` made it smaller or gray.
-        if (file.width, file.height) == image.size and _is_gray(image) == (pixels.shape[2] == 1):
-            return pixels
+    if isinstance(image, ImageFile.ImageFile):
+        # Pillow lets go of the file that it has decoded.
+        if image.tile or image.fp is not None:
+            pixels = _read_strictly(image)
+            if pixels is not None:
+                return pixels
+        else:
+            _check_source(image)
+    try:
+        image.load()
+    # Its decoders raise whatever they stumble over.
+    except Exception as error:  # noqa: BLE001
+        raise invalid(f"Pillow cannot decode the image: {error!r}") from None
     return np.asarray(losslessly(image))
 
 
 def _check_frames(image: Image.Image) -> None:
-    # An MPO is a JPEG with further pictures behind the first, as many phones write them.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise unsupported(
@@ -46,31 +63,72 @@ def _check_frames(image: Image.Image) -> None:
         )
 
 
-def _check_depth(image: Image.Image) -> None:
-    """Refuse pixels whose low bytes Pillow has cut off, or will.
+def _read_strictly(image: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
+    """The pixels of an image that is not decoded; None where Pillow must decode it."""
+    _check_depth(image, image.tile)
+    if image.format not in _JUDGED or image.tell() > 0:
+        return None
+    data = _bytes_of(image)
+    if not data:
+        return None
+    file = files.check(memoryview(data), _JUDGED[image.format], UNLIMITED)
+    pixels = file.decode()
+    # As it was opened, unless `draft` made it smaller or gray.
+    same = (file.width, file.height) == image.size and _is_gray(image) == (pixels.shape[2] == 1)
+    return pixels if same else None
 
-    Pillow reads 16-bit RGB as if it were 8-bit. What tells is how it reads the file; where that is
-    done, the file's name leads there, as long as the image is what it was.
-    """
-    if not isinstance(image, ImageFile.ImageFile) or image.mode not in ("L", "LA", "RGB", "RGBA"):
+
+def _check_source(image: ImageFile.ImageFile) -> None:
+    """Judge the file of an image that is decoded, if one leads there that still is this image's."""
+    if image.format is None or image.tell() > 0:
         return
-    tiles = image.tile
-    if not tiles and image.filename and image.format:
-        try:
-            with Image.open(image.filename, formats=[image.format]) as again:
-                tiles = again.tile if again.size == image.size else []
-        except (OSError, SyntaxError, ValueError):  # it is gone, or another one
+    kind = _JUDGED.get(image.format, image.format)
+    try:
+        data = _bytes_of(image)
+        again = Image.open(io.BytesIO(data), formats=[kind]) if data else None
+    except (OSError, SyntaxError, ValueError, KeyError):  # it is gone, or another one
+        return
+    if again is None or again.size != image.size:
+        return
+    with again:
+        if isinstance(again, ImageFile.ImageFile) and kind not in _BYTES_ALONE:
+            _check_depth(image, again.tile)
+        if kind not in _JUDGED:
             return
-    if any(_has_more_than_bytes(tile.args) for tile in tiles):
+        try:
+            files.check(memoryview(data), kind, UNLIMITED).decode()
+        except SampleError:
+            if _is_unchanged(image, again):
+                raise
+
+
+def _is_unchanged(image: Image.Image, again: Image.Image) -> bool:
+    """Whether the pixels of a decoded image are those of its file: nobody has changed either."""
+    try:
+        again.load()
+    # Its decoders raise whatever they stumble over.
+    except Exception:  # noqa: BLE001
+        return False
+    return again.mode == image.mode and again.tobytes() == image.tobytes()
+
+
+def _check_depth(image: Image.Image, tiles: list[Any]) -> None:
+    """Refuse pixels whose low bytes Pillow cuts off.
+
+    It reads 16-bit RGB as if it were 8-bit. What tells is how it reads the file: its `tiles`.
+    """
+    if image.mode in ("L", "LA", "RGB", "RGBA") and any(map(_has_more_than_bytes, tiles)):
         raise unsupported(
             f"the {image.format} has more than 8 bits a channel, of which Pillow keeps 8; reduce "
             "it in the way the score should see"
         )
 
 
-def _has_more_than_bytes(arguments: Any) -> bool:
-    """Whether a tile is read as, for instance, "RGB;16B", or as a PPM of values beyond 255."""
-    match arguments:
+def _has_more_than_bytes(tile: Any) -> bool:
+    """Whether it is read as, for instance, "RGB;16B", or as a PPM of values beyond 255."""
+    match tile.args:
+        case _ if tile.codec_name == "SGI16":
+            return True
         case (str(), int(greatest)):
             return greatest > 255
         case str(packed) | (str(packed), *_):
@@ -79,28 +137,26 @@ def _has_more_than_bytes(arguments: Any) -> bool:
     return False
 
 
-def _unread(image: Image.Image) -> files.ImageFile | None:
-    """The file of an image that Pillow has opened and not decoded, if it is of a known format."""
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.tell() > 0:
-        return None
-    declared = "JPEG" if image.format == "MPO" else image.format
-    if declared not in ("PNG", "JPEG", "WEBP"):
-        return None
-    data = _bytes_of(image)
-    return files.check(memoryview(data), declared, UNLIMITED) if data else None
-
-
 def _bytes_of(image: ImageFile.ImageFile) -> bytes:
     """All of its file, whose position is then as it was; empty where it cannot be had."""
-    stream = image.fp
-    if stream is None:
-        return Path(os.fsdecode(image.filename)).read_bytes() if image.filename else b""
-    position = stream.tell()
+    # What several frames may lie in, and PNG, Pillow also keeps under another name.
+    for stream in (image.fp, getattr(image, "_fp", None)):
+        if stream is None or _is_closed(stream):
+            continue
+        position = stream.tell()
+        try:
+            stream.seek(0)
+            return stream.read()
+        finally:
+            stream.seek(position)
+    return Path(os.fsdecode(image.filename)).read_bytes() if image.filename else b""
+
+
+def _is_closed(stream: Any) -> bool:
     try:
-        stream.seek(0)
-        return stream.read()
-    finally:
-        stream.seek(position)
+        return bool(getattr(stream, "closed", False))
+    except ValueError:  # Pillow's stand-in for one that it has closed
+        return True
 
 
 def _is_gray(image: Image.Image) -> bool:

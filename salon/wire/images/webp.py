@@ -27,7 +27,8 @@ class WebpFile:
         """Its pixels, uint8 [H, W, 3].
 
         Raises:
-            SampleError: INVALID_IMAGE; UNSUPPORTED_IMAGE where a pixel is transparent.
+            SampleError: INVALID_IMAGE; UNSUPPORTED_IMAGE where a pixel is transparent, or it has
+                several frames.
         """
         try:
             image = Image.open(io.BytesIO(self._data), formats=["WEBP"])
@@ -36,6 +37,10 @@ class WebpFile:
         except Exception as error:  # noqa: BLE001
             raise invalid(f"the WebP file is corrupt or truncated: {error}") from None
         with image:
+            # A damaged length may hide a frame from the walk, and not from the decoder.
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise _animation(frames)
             return np.asarray(losslessly(image))
 
 
@@ -74,7 +79,7 @@ def check(data: memoryview, limits: ImageLimits) -> WebpFile:
         if size_here is not None:
             check_size(*size_here, limits)
     if frames > 1:
-        raise unsupported(f"the WEBP is an animation of {frames} frames; send one frame")
+        raise _animation(frames)
     if canvas is None or not images + frames:
         raise invalid("the WebP is corrupt: it has no image")
     return WebpFile(*canvas, data[:end])
@@ -118,6 +123,10 @@ def _lossless_size(body: memoryview) -> tuple[int, int]:
 
 def _three_bytes(data: memoryview, at: int) -> int:
     return int.from_bytes(data[at : at + 3], "little")
+
+
+def _animation(frames: int) -> Exception:
+    return unsupported(f"the WEBP is an animation of {frames} frames; send one frame")
 
 
 def _truncated(why: str) -> Exception:

@@ -154,7 +154,10 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
     assert "prompts: 2 prompts, e.g. one" in submitted.out
     assert "checkpoint_every" not in submitted.out
     assert job in salon("jobs").out
-    assert "checkpoint_every: 10" in salon("show", job[-6:]).out
+    shown = salon("show", job[-6:]).out
+    assert "nowhere/at-all" in shown and f"folder  runs/{job}" in shown
+    assert "checkpoint_every" not in shown
+    assert "checkpoint_every: 10" in salon("show", job, "--spec").out
     assert salon("logs", job, "--follow").out == salon("logs", job).out
     assert "attempt starts" in salon("logs", job).out
     assert f"{job} is failed already" in salon("cancel", job).out
@@ -359,14 +362,15 @@ def test_the_version(salon):
     assert salon("--version").out == f"salon {version('salon')}\n"
 
 
-def test_the_shell_can_complete_commands(salon):
-    salon.environment |= {"_SALON_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
-    salon.environment["COMP_WORDS"] = "salon sta"
+@pytest.mark.parametrize(("words", "completed"), [("salon sta", ["status"]), ("salon show ti", [])])
+def test_the_shell_can_complete_commands_and_is_silent_without_a_stack(salon, words, completed):
+    salon.environment |= {"_SALON_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    salon.environment["COMP_CWORD"] = str(len(words.split()) - 1)
     command = [sys.executable, "-c", "import sys; sys.argv[0] = 'salon'\n" + MAIN]
     done = subprocess.run(
         command, env=salon.environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["status"]
+    assert (done.stdout.split(), done.stderr) == (completed, "")
 
 
 def test_without_a_stack_status_says_so_and_fails(salon):

@@ -1,19 +1,22 @@
 """Commands about jobs, in this process, on a Redis without workers."""
 
 import json
+import re
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 from kombu.exceptions import OperationalError
 from typer.testing import CliRunner
 
 from salon.cli.app import app
+from salon.cli.jobs import _ids
 from salon.errors import InvalidRequest, SalonError, StackUnavailable
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.store import INDEX_KEY, JobState, JobStore
 from tests.fixtures.stack import environment
 from tests.salon.cli.test_records import RESULT
 
@@ -123,7 +126,78 @@ def test_if_a_job_cannot_be_queued_it_is_not_left_behind(salon, spec, store, mon
     monkeypatch.setattr("salon.cli.submit.send_launch", full)
     salon("submit", spec, code=130)
     [job] = store.newest()
-    assert job.state is JobState.CANCELLED
+    assert (job.state, job.reason) == (JobState.CANCELLED, "it could not be queued")
+
+
+def test_if_it_cannot_be_taken_back_either_that_is_said(salon, spec, store, monkeypatch):
+    def fails(*_):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr("salon.cli.submit.send_launch", fails)
+    monkeypatch.setattr("salon.jobs.store.JobStore.cancel", lambda *_: fails_too())
+    with pytest.raises(
+        SalonError, match=r"tiny-\w+ may be queued or not \(gone\).*salon cancel tiny-"
+    ):
+        salon("submit", spec)
+    assert len(store.waiting()) == 1
+
+
+def fails_too():
+    raise redis.ConnectionError("gone, too")
+
+
+def test_what_is_stored_in_part_is_taken_back(store, redis_client):
+    """As where somebody has put something else under a key of Salon's."""
+    redis_client.set(INDEX_KEY, "no sorted set")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        store.submit("tiny", {})
+    [raw] = redis_client.keys("salon:job:tiny-??????")
+    assert redis_client.hget(raw, "state") == b"cancelled"
+    assert store.waiting() == []
+
+
+def test_a_job_is_shown_by_what_came_of_it(salon, spec, store, redis_client):
+    salon("submit", spec)
+    [job] = store.ids()
+    shown = salon("show", job).stdout
+    assert "queued" in shown and "iterations" not in shown and "folder" not in shown
+    assert f"salon show {job} --spec" in shown
+    finish(redis_client, job)
+    lines = salon("show", job[-6:]).stdout.splitlines()
+    assert re.match(rf" {job} +succeeded", lines[1])
+    assert re.match(r" jpeg +−1.103 ± 0.078 +−1.02", lines[3])
+    assert lines[-3:-1] == ["report  /runs/x/report.html", "model   /runs/x/model"]
+    assert yaml.safe_load(salon("show", job, "--spec").stdout) == dict(store.get(job).spec)
+
+
+def test_a_shown_spec_can_be_submitted_again(salon, spec, store):
+    salon("submit", spec, "seed=5")
+    Path("again.yaml").write_text(salon("show", store.ids()[0], "--spec").stdout)
+    salon("submit", "again.yaml")
+    again, first = store.newest()
+    assert again.spec == first.spec
+
+
+def test_the_shell_completes_ids(salon, store, redis_client, settings, monkeypatch):
+    first, second = (store.submit(name, {}).id for name in ("one", "other"))
+    redis_client.zadd(INDEX_KEY, {"o$(touch x)": 0.0})
+    assert set(_ids("o")) == {first, second}
+    assert _ids("one") == [first]
+    for url in ("redis://127.0.0.1:1/0", "redis://h:x", "http://h", "redis://h?nonsense=1"):
+        monkeypatch.setenv("SALON_REDIS_URL", url)
+        assert _ids("o") == []
+
+
+def test_without_a_stack_the_way_to_past_jobs_is_named(salon, monkeypatch, settings):
+    monkeypatch.setenv("SALON_REDIS_URL", "redis://127.0.0.1:1/0")
+    for command in (["jobs"], ["show", "x"]):
+        with pytest.raises(StackUnavailable, match=r"to one that runs$"):
+            salon(*command)
+    (settings.runs_dir / "old-0123ab").mkdir(parents=True)
+    (settings.runs_dir / "old-0123ab" / "spec.yaml").touch()
+    for command in (["jobs"], ["show", "x"]):
+        with pytest.raises(StackUnavailable, match=rf"are in {settings.runs_dir}, and `salon rep"):
+            salon(*command)
 
 
 def test_cancelling_says_what_it_does(salon, store, redis_client):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from salon.cli.app import app
 from salon.cli.score import FILES_AT_ONCE, known_targets
 from salon.cli.score_table import Answer, Batch, score_table
-from salon.errors import ServiceUnavailable
+from salon.errors import InvalidRequest, ServiceUnavailable
 from salon.settings import Settings
 from salon.stack.local_services import LOCAL_SERVICES
 from tests.fixtures.command import Salon, assert_one_line_error
@@ -78,7 +78,9 @@ def test_the_table_has_a_row_for_every_reward_that_is_served(salon, pictures):
 def test_a_reward_that_lacks_an_input_says_so_in_its_row(salon, pictures):
     done = salon("score", "--reward", "all", *map(str, pictures))
     assert done.returncode == 0, "an input that was not given is no failure"
-    assert done.out.count("needs INPUT_REFERENCE") == 2
+    assert done.out.count("needs --reference") == 2
+    alone = salon("score", "--reward", "l2", str(pictures[0]))
+    assert "reward l2 needs --reference, and the sample has none" in alone.out
     for path in pictures:
         assert done.out.count(f" {path} ") == len(SERVED - {"preference"})
 
@@ -115,7 +117,7 @@ def test_prompt_and_metadata_arrive_and_details_are_shown(salon, start_service, 
     assert (tmp_path / "details.began").exists()
     assert table["patient"].split() == ["1", "batch:", "1", "1"]
     assert "boxes: [[1, 2], [3, 4.5]], caption: a cat, logit" in table["faulty"]
-    assert "INPUT_METADATA" in rows(salon(*arguments, str(pictures[0])))["patient"]
+    assert "--metadata" in rows(salon(*arguments, str(pictures[0])))["patient"]
 
 
 def entries(process):
@@ -237,6 +239,20 @@ def test_what_concerns_the_whole_service_ends_the_command_with_its_document(scor
     assert {entry["error"]["code"] for entry in listed} == {"UnknownReward"}
     plain = score("--reward", "beauty", *paths)
     assert (plain.exit_code, plain.stdout, plain.stderr.count("error: ")) == (1, "", 1)
+
+
+def test_a_damaged_record_of_a_stack_does_not_concern_who_names_the_service(
+    score, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("SALON_STATE_DIR", raising=False)
+    (tmp_path / ".salon").mkdir(mode=0o700)
+    (tmp_path / ".salon" / "stack.json").write_text("{")
+    assert score(str(pictures[0])).exit_code == 0
+
+
+def test_metadata_that_are_nested_too_deeply_are_said(score, pictures):
+    with pytest.raises(InvalidRequest, match=r"--metadata is not JSON .*recursion"):
+        score("--metadata", "[" * 5000, str(pictures[0]))
 
 
 def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, tmp_path):

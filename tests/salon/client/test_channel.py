@@ -80,7 +80,8 @@ def test_calls_in_the_background_carry_it_too(mirror):
         assert method.with_call(b"", timeout=20)[0] == b"Bearer secret"
 
 
-def test_a_server_of_another_authority_is_not_trusted(mirror, tmp_path):
+def test_a_server_of_another_authority_is_not_trusted(mirror, authority, tmp_path):
+    assert call(mirror["tls"], Security(ca=authority.file)) == ""
     refused(mirror["tls"], Security(ca=Authority(tmp_path, "another").file))
 
 

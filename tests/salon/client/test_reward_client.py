@@ -1,3 +1,6 @@
+import contextlib
+import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ from salon import (
     UnknownReward,
 )
 from salon.client.channel import METHOD_SCORE, connect
-from salon.errors import Overloaded, to_status
+from salon.errors import Overloaded, RewardFailed, from_rpc_error, to_status
 from salon.reward.v1 import reward_pb2, reward_pb2_grpc
 from tests.fixtures.service import free_port, wait_until
 from tests.salon.files import encoded, noise
@@ -208,6 +211,90 @@ def test_a_service_that_is_not_there_is_named():
         client.score([noise()])
 
 
+@pytest.mark.parametrize("deadline", [float("inf"), float("nan"), -1, 0, 1e12, None, "60"])
+def test_what_is_no_deadline_is_refused_by_its_value(client, deadline):
+    words = re.escape(f"deadline is {deadline!r}: pass seconds, more than 0")
+    for call in (
+        lambda: client.score([noise()], deadline=deadline),
+        lambda: client.describe(deadline=deadline),
+        lambda: client.list_rewards(deadline),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            call()
+    [outcome] = client.score([noise()], deadline=np.float32(3e7))
+    assert outcome.score == -kilobytes(noise())
+
+
+@pytest.mark.parametrize("deadline", [0.3, 2])
+def test_where_nothing_listens_a_short_deadline_is_not_blamed(deadline):
+    target = f"127.0.0.1:{free_port()}"
+    with RewardClient(target) as client, pytest.raises(ServiceUnavailable) as caught:
+        client.score([noise()], deadline=deadline)
+    assert target in str(caught.value)
+    assert "nothing answers there (Connection refused)" in str(caught.value)
+    assert "check that it runs there" in str(caught.value)
+    assert "longer deadline" not in str(caught.value)
+
+
+def test_what_never_answers_is_told_apart_from_what_is_busy():
+    with socket.socket() as deaf:  # listens, and its queue of one connection is full
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        target = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                one = stack.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(deaf.getsockname())
+            words = "nothing answers there (no answer within 0.25 s)"
+            with (
+                RewardClient(target) as client,
+                pytest.raises(ServiceUnavailable, match=re.escape(words)),
+            ):
+                client.describe(deadline=0.3)
+
+
+def test_a_sample_that_is_too_large_is_told_what_of_it_is(client):
+    with pytest.raises(InvalidRequest, match=r"takes 17\d{6} bytes.*send less metadata or prompt"):
+        client.score([noise()], metadata=[{"text": "a" * 17_000_000}])
+    with pytest.raises(InvalidRequest, match="send the image as PNG bytes"):
+        client.score([np.zeros((2600, 2600, 3), np.uint8)])
+
+
+def test_a_reply_that_is_too_large_names_its_size_and_the_limit(start_service):
+    service = start_service("tests.services.faulty", "--max-message-bytes", "100000")
+    with RewardClient(service.target) as client:
+        prompts = ["small", "details of 200000", "details of 20"]
+        few = client.score([noise()] * 3, prompts, "faulty")
+        with pytest.raises(
+            RewardFailed, match=r"faulty to 600 samples takes 2\d{5} bytes, at most"
+        ):
+            client.score([noise(2, 2)] * 600, ["details of 320"] * 600, "faulty")
+    assert [outcome.error is None for outcome in few] == [True, False, True]
+    assert "takes 2000" in str(few[1].error)
+    assert "3 share a reply of 100000" in str(few[1].error)
+    assert "--max-message-bytes" in str(few[1].error)
+    with (
+        RewardClient(service.target, max_message_bytes=65536) as client,
+        pytest.raises(Overloaded) as caught,
+    ):
+        client.score([noise()], ["details of 80000"], "faulty")
+    assert "the reply takes 80" in str(caught.value)
+    assert "at most 65536 are accepted" in str(caught.value)
+    assert "raise max_message_bytes here" in str(caught.value)
+    assert "try again" not in str(caught.value)
+
+
+def test_a_request_that_is_too_large_names_its_size_and_the_limit(start_service):
+    service = start_service("jpeg", "--max-message-bytes", "100000")
+    with connect(service.target) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(METHOD_SCORE)(bytes(200_000), timeout=30)
+    words = str(from_rpc_error(caught.value, service.target))
+    assert "the request takes 200000 bytes, at most 100000 are accepted" in words
+    assert "--max-message-bytes of the service" in words
+    assert "try again" not in words
+
+
 def test_one_deadline_covers_all_messages(start_service, tmp_path):
     service = start_service("tests.services.faulty", "--max-samples", "1")
     waits = [{"folder": str(tmp_path)}] * 2 + [{"folder": str(tmp_path), "wait": True}] * 2
@@ -216,7 +303,7 @@ def test_one_deadline_covers_all_messages(start_service, tmp_path):
         with pytest.raises(DeadlineExceeded, match=service.target):
             client.score([noise()] * 4, ["a", "b", "c", "d"], "patient", waits, deadline=2)
         with pytest.raises(DeadlineExceeded, match=service.target):
-            client.score([noise()], ["e"], "patient", [{"folder": str(tmp_path)}], deadline=-1)
+            client.score([noise()], ["e"], "patient", [{"folder": str(tmp_path)}], deadline=1e-9)
     began = {path.stem for path in tmp_path.glob("*.began")}
     # The messages come in any order. The first that waits holds up the rest until their deadline.
     assert len(began & {"c", "d"}) == 1

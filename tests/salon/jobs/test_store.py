@@ -2,9 +2,17 @@ import threading
 import time
 
 import pytest
+import redis
 
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobNotFound, JobState, JobStore
+from salon.jobs.store import (
+    JobNotFound,
+    JobState,
+    JobStore,
+    JobUnreadable,
+    events_key,
+    job_key,
+)
 
 
 @pytest.fixture
@@ -100,3 +108,37 @@ def test_log_lines_are_kept_in_order(store):
     for line in ("one", "two ü", "three"):
         store.add_log(job, line)
     assert store.logs(job) == ["one", "two ü", "three"]
+
+
+DEEP = '{"a": ' + "[" * 10**5 + "]" * 10**5 + "}"
+
+
+def test_a_record_that_is_nested_too_deeply_hides_no_other(store, redis_client):
+    deep, whole = (store.submit(name, {}).id for name in ("deep", "whole"))
+    redis_client.hset(job_key(deep), "spec", DEEP)
+    with pytest.raises(JobUnreadable, match=f"delete the key {job_key(deep)}, or repair it"):
+        store.get(deep)
+    assert [job.id for job in store.newest()] == store.waiting() == [whole]
+
+
+def test_an_event_that_is_nested_too_deeply_is_said_in_its_place(store, redis_client):
+    job = store.submit("deep", {}).id
+    redis_client.xadd(events_key(job), {"kind": "iteration", "data": DEEP})
+    _, event = store.events(job)
+    assert event.kind == "warning"
+    assert "of the job's history cannot be read: RecursionError" in event.data["text"]
+
+
+def test_a_user_who_may_not_read_a_record_is_not_told_to_delete_it(store, redis_client):
+    job = store.submit("tiny", {}).id
+    redis_client.acl_setuser(
+        "limited", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hgetall"]
+    )
+    try:
+        port = redis_client.connection_pool.connection_kwargs["port"]
+        limited = JobStore(redis.Redis(port=port, username="limited", password="any"))
+        for read in (lambda: limited.get(job), limited.newest):
+            with pytest.raises(redis.exceptions.NoPermissionError, match="hgetall"):
+                read()
+    finally:
+        redis_client.acl_deluser("limited")

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from salon.errors import StackUnavailable
-from salon.queue.connection import RedisRefused, connect_now
+from salon.queue.connection import RedisMisnamed, RedisRefused, connect_now
 from tests.fixtures.redis import RedisServer, free_port
 
 
@@ -53,9 +53,18 @@ def test_what_is_no_redis_is_said_to_be_none(ssh):
         connect_now(f"redis://:s3cret@127.0.0.1:{ssh}/0")
 
 
+def test_a_database_that_it_lacks_is_named_with_the_servers_limit(locked):
+    for index in ("99", "9" * 30):
+        with pytest.raises(
+            RedisRefused, match=f"has no database {index}: .* 16, so the last is 15"
+        ):
+            connect_now(locked.url.replace("/0", f"/{index}"))
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
+        ("redis://s3cret@127.0.0.1:{port}/0", r"://\*\*\*@.* redis://:PASSWORD@HOST:PORT/0"),
         ("redis://:s3cret@127.0.0.1:{port}/0", "start one with `salon up`"),
         ("rediss://:s3cret@127.0.0.1:{port}/0", "see that this Redis runs"),
         ("redis://:s3cret/x@127.0.0.1:{port}/0", "write / @ . # of a password as %2F"),
@@ -69,3 +78,27 @@ def test_no_error_shows_the_password(url, words):
         connect_now(url.format(port=free_port()))
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://127.0.0.1:1/abc", "nothing but /DATABASE"),
+        ("redis://:12?cret@127.0.0.1:1/0", "nothing but /DATABASE"),
+        ("redis://127.0.0.1:x/0", "Port could not be cast"),
+        ("redis://[::1/0", "Invalid IPv6"),
+        ("redis://127.0.0.1:1/0?db=one", "Invalid value"),
+        ("redis://127.0.0.1:1/0?nonsense=1", "nonsense"),
+        ("rediss://127.0.0.1:1/0?ssl_cert_reqs=maybe", "maybe"),
+        ("rediss://127.0.0.1:1/0?ssl_ca_certs=/no.pem", "/no.pem, which is no file"),
+        ("http://127.0.0.1:1/0", "following schemes"),
+        ("redis://:s3cr\udcff@127.0.0.1:1/0", "of a password as %2F"),
+        ("redis://127..1:1/0", "label"),
+    ],
+)
+def test_what_is_no_url_is_told_from_a_redis_that_is_away(url, words):
+    with pytest.raises(RedisMisnamed, match=words):
+        connect_now(url)
+    with pytest.raises(StackUnavailable) as caught:
+        connect_now("redis://127.0.0.1:1/0")
+    assert not isinstance(caught.value, RedisMisnamed)

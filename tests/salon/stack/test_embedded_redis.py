@@ -130,15 +130,36 @@ def test_the_password_stays_and_is_for_that_port_alone(tmp_path):
         "redis://127.0.0.1:6379/0",
         "redis://10.0.0.1:6390/0",
         "redis://:x@localhost:6390/0",
+        "redis://x@localhost:6390/0",
     ):
         assert with_stored_password(tmp_path / "state", other) == other
-    (tmp_path / "state" / "redis" / "password").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "\xff", "[" * 10**5),
+        *(f'{{"port": 6390, "password": {value}}}' for value in ("null", "1", r'"\ud800"')),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_damaged_password_is_named(tmp_path, text):
+    with_new_password(tmp_path / "state", "redis://127.0.0.1:6390/0")
+    (tmp_path / "state" / "redis" / "password").write_text(text, encoding="latin-1")
     with pytest.raises(SalonError, match="password is damaged: delete it"):
         with_stored_password(tmp_path / "state", "redis://127.0.0.1:6390/0")
 
 
-@pytest.mark.parametrize("url", ["redis://a%0Aport%201:x@localhost:1", "redis://:x@10.0.0.1:1"])
-def test_what_it_cannot_serve_is_refused(tmp_path, url):
-    with pytest.raises(InvalidRequest, match=r"cannot be the name|no URL for a Redis"):
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://a%0Aport%201:x@localhost:1", "cannot be the name"),
+        ("redis://:x@10.0.0.1:1", "no URL for a Redis"),
+        ("redis://:x@localhost:1/99", "database 99: the stack's own Redis has 16, the last is 15"),
+        ("redis://:x@localhost:1/0?db=-1", "database -1"),
+    ],
+)
+def test_what_it_cannot_serve_is_refused(tmp_path, url, words):
+    with pytest.raises(InvalidRequest, match=words):
         redis_program(tmp_path, url)
     assert Settings(redis_url=url)

@@ -12,6 +12,7 @@ import pytest
 
 from salon.errors import InvalidRequest, StackUnavailable
 from salon.private import make_private
+from salon.queue.connection import RedisMisnamed
 from salon.redis_password import with_new_password
 from salon.stack import lifecycle as stack
 from salon.stack import shared_dir as own_shared_dir
@@ -36,6 +37,7 @@ def own(settings, monkeypatch):
 def supervise(settings):
     supervisor = Supervisor(settings.state_dir / "logs")
     stack._supervise(settings, supervisor, stack.EMBEDDED, "0", ["jpeg_compressibility"])
+    return supervisor
 
 
 def test_its_redis_is_recorded_as_soon_as_it_runs(own, monkeypatch):
@@ -58,6 +60,21 @@ def test_a_redis_that_cannot_start_ends_the_stack_and_is_named(own):
     assert read_state(own)["failing"] == ["redis"]
     with pytest.raises(StackUnavailable, match=r"redis did not start: see .*redis-check-aof"):
         stack._wait_ready(own, [], _Ended())
+
+
+def test_whatever_keeps_jobs_from_being_settled_the_processes_are_stopped(own, monkeypatch):
+    found = []
+
+    def end(settings, _):
+        found.append(settings.shared_dir)
+        settings.state_dir.chmod(0o770)  # from now on it may be anybody's
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(stack, "programs", end)
+    supervisor = supervise(own)
+    assert [child.pid for child in supervisor.children] == [0]
+    assert not found[0].exists()
 
 
 class _Ended:
@@ -121,7 +138,12 @@ def test_what_a_stack_left_that_was_killed_as_a_whole_goes_when_the_next_starts(
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", "{", '{"pid": -1, "command": [], "children": []}', '{"pid": "1"}', "\0"]
+    "text",
+    [
+        *("[]", "{}", "{", '{"pid": -1, "command": [], "children": []}', '{"pid": "1"}', "\0"),
+        "[" * 10**5,
+    ],
+    ids=lambda text: text[:20],
 )
 def test_a_damaged_record_is_named(recorded, text):
     settings = recorded()
@@ -129,6 +151,60 @@ def test_a_damaged_record_is_named(recorded, text):
     for command in (stack.up, stack.down, stack.running):
         with pytest.raises(InvalidRequest, match=r"stack\.json is damaged"):
             command(settings)
+
+
+def test_a_supervisor_that_just_started_is_ended_even_if_its_record_is_damaged(recorded):
+    settings = recorded()
+    state_file(settings).write_text("{")
+    process = subprocess.Popen(SLEEPER, start_new_session=True)
+    try:
+        with pytest.raises(InvalidRequest, match=r"stack\.json is damaged"):
+            stack.down(settings, process.pid)
+        assert process.poll() is not None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "named", ["/etc/passwd/salon-x", "/dev/shm/salon-\0", "/\ud800", "x" * 999]
+)
+def test_what_can_be_no_folder_keeps_no_stack_from_being_stopped(recorded, named):
+    process = subprocess.Popen(SLEEPER, start_new_session=True)
+    try:
+        child = {"name": "x", "pid": process.pid, "command": psutil.Process(process.pid).cmdline()}
+        settings = recorded(children=[child], own_shared_dir=named)
+        assert stack.down(settings)
+        assert process.wait(10) == -9
+        assert not state_file(settings).exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_path_that_is_no_utf_8_damages_no_record(recorded):
+    process = subprocess.Popen([*map(str.encode, SLEEPER), b"/home/\xff"], start_new_session=True)
+    try:
+        child = {"name": "x", "pid": process.pid, "command": psutil.Process(process.pid).cmdline()}
+        assert stack.down(recorded(children=[child]))
+        assert process.wait(10) == -9
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://127.0.0.1:{}/abc", "redis://127.0.0.1:{}/0#x", "redis://127.0.0.1:{}/0?foo=bar"),
+        *("redis://127.0.0.1:{}/0?ssl_ca_certs=/nope", "redis://:p@127.0.0.1:{}/w#d@127.0.0.1:1/0"),
+    ],
+)
+def test_no_redis_is_started_at_what_is_no_url(settings, monkeypatch, url):
+    monkeypatch.setattr(stack, "_check_ports", lambda *_: 1 / 0)
+    named = settings.model_copy(update={"redis_url": url.format(free_port())})
+    with pytest.raises(RedisMisnamed, match="SALON_REDIS_URL"):
+        stack.up(named)
 
 
 @pytest.mark.parametrize("of", ["this user", "another user", "another group"])
@@ -143,6 +219,26 @@ def test_only_own_processes_are_ended(recorded, monkeypatch, of):
     finally:
         process.kill()
         process.wait()
+
+
+SLOW_TO_STOP = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), exit()))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_down_tells_what_it_still_waits_for(recorded, monkeypatch):
+    monkeypatch.setattr(stack, "TELL_SECONDS", 0.1)
+    command = [sys.executable, "-c", SLOW_TO_STOP]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        process.stdout.readline()
+        entry = {"pid": process.pid, "command": psutil.Process(process.pid).cmdline()}
+        settings = recorded(**entry, children=[{"name": "training", **entry}])
+        told = []
+        assert stack.down(settings, waiting=told.append)
+    assert told and set(map(tuple, told)) == {("training",)}
 
 
 @pytest.mark.parametrize("command", [stack.up, stack.down])

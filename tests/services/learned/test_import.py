@@ -1,10 +1,13 @@
 """Imports that are too large, too short, or never end."""
 
+import json
 import threading
 from contextlib import closing
 
 import grpc
 import pytest
+import safetensors.torch
+import torch
 
 from salon.reward.v1 import learned_reward_pb2 as wire
 from salon.reward.v1 import learned_reward_pb2_grpc
@@ -54,6 +57,30 @@ def test_part_of_an_export_is_refused_and_the_instance_stays(import_, reward, ke
     code, words = refused(lambda: import_(iter(pieces[: kept or None]), timeout=30))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert f"the {kept} bytes are no exported instance, or not all of one" in words
+    assert reward.export("job") == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda bias: torch.full_like(bias, torch.nan), "NaN or infinity, as float32, in 1 weight"),
+        (lambda bias: bias.long(), "is torch.int64, and the network's torch.float32"),
+        (lambda bias: bias.double(), "is torch.float64, and the network's torch.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_and_the_instance_stays(
+    import_, reward, spoil, words
+):
+    before = reward.export("job")
+    tensors = safetensors.torch.load(before.data)
+    header = json.loads(before.data[8 : 8 + int.from_bytes(before.data[:8], "little")])
+    name = next(name for name in tensors if name.startswith("network.") and "bias" in name)
+    tensors[name] = spoil(tensors[name])
+    data = safetensors.torch.save(tensors, header["__metadata__"])
+    pieces = [wire.ImportRequest(instance="job", data=data)]
+    code, told = refused(lambda: import_(iter(pieces), timeout=30))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in told
     assert reward.export("job") == before
 
 

@@ -112,6 +112,11 @@ def test_it_is_configured_by_the_files_of_the_hub(tmp_path):
         ({"resample": 2}, "bicubic"),
         ({"do_center_crop": False}, "crop the centre"),
         ({"crop_size": {"height": 512, "width": 8}}, "out of 224 pixels"),
+        ({"crop_size": {"height": -8, "width": 8}}, "crop the centre; it has .*-8"),
+        ({"size": {"shortest_edge": 0}}, "shortest edge"),
+        ({"image_mean": [0.5]}, r"image_mean \(0.5,\)"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std .* no deviation is 0"),
+        ({"image_std": None}, "image_std None"),
     ],
 )
 def test_another_preprocessing_is_refused(tmp_path, options, problem):

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from salon.errors import InvalidRequest
-from services.models.weights import fingerprint, is_file, load_state_dict, version_of
+from services.models.weights import check_weights, fingerprint, is_file, load_state_dict, version_of
 
 COMMIT = "32bd64288804d66eefd0ccbe215aa642df71cc41"
 
@@ -153,6 +153,19 @@ def test_a_version_names_every_source_once(tmp_path, hub):
     assert of_code == f"1+head.pth@{digest}+float32+{releases}"
     of_a_file = version_of("1", ["owner/name:nested/head.pth"], torch.float32)
     assert of_a_file == f"1+owner-name-nested-head.pth@{COMMIT[:12]}+float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_number_that_is_none_is_found_wherever_it_is(dtype, value):
+    weight = torch.linspace(-2, 2, 1003).to(dtype)
+    weight[0], weight[1] = torch.finfo(dtype).max, torch.finfo(dtype).min
+    check_weights({"a": weight, "none": weight[:0]}, "it")
+    for place in (0, 1, 500, 1001, 1002):
+        spoilt = weight.clone()
+        spoilt[place] = value
+        with pytest.raises(InvalidRequest, match="in 1 weight, such as b of it"):
+            check_weights({"a": weight, "b": spoilt}, "it")
 
 
 def test_files_are_told_from_folders_and_hub_ids(tmp_path):

@@ -106,6 +106,14 @@ def broken(name, value):
         (broken("layers.6.weight", torch.zeros(64)), "a weight that is no matrix"),
         (published_head(WIDTH + 1), f"takes embeddings of {WIDTH + 1} numbers"),
         ({"state_dict": {"a": 1}}, "hold a int at 'a'"),
+        (
+            broken("layers.7.bias", torch.tensor([torch.nan])),
+            "NaN or infinity, as float32, in 1 weight, such as layers.7.bias of .*head.pth",
+        ),
+        (
+            broken("layers.7.bias", torch.tensor([1])),
+            r"head.pth'.*such as layers.7.bias \(int64\), which is no type",
+        ),
     ],
 )
 def test_a_head_of_another_layout_is_one_clear_line(clip_folder, tmp_path, state, problem):

@@ -149,6 +149,22 @@ def test_missing_weights_are_named(tmp_path):
         load_rewards("perceptual", {"model": str(tmp_path / "nowhere.safetensors")})
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda bias: bias.fill_(torch.nan), "NaN or infinity, as float32, in 1 weight, such as"),
+        (lambda bias: bias.long(), r"has 1 weight, such as features.0.bias \(int64\), which is no"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(tmp_path, spoil, words):
+    state = narrow_vgg()
+    state["features.0.bias"] = spoil(state["features.0.bias"].clone())
+    path = tmp_path / "vgg.safetensors"
+    save_file(state, path)
+    with pytest.raises(InvalidRequest, match=f"weights '{path}': it .*{words}"):
+        load_rewards("perceptual", {"model": str(path)})
+
+
 def test_served_over_grpc(start_service, weights, rewards):
     service = start_service("perceptual", "--model", str(weights))
     samples = [pair(32, 32), pair(32, 32, seed=5)]

@@ -107,4 +107,5 @@ def test_a_message_of_next_to_nothing_takes_no_more_memory_than_its_own(
     assert type(error) is InvalidRequest
     assert words in str(error)
     grown = psutil.Process(service.process.pid).memory_info().rss - before
-    assert grown < 4 * len(payload)
+    # gRPC holds up to five copies at once; what is made of the fields would be twenty and more.
+    assert grown < 6 * len(payload)

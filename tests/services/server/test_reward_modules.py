@@ -206,9 +206,54 @@ class A(Reward):
         ("A.description = None\n", "A: description cannot be None"),
         ("A.threads = 0\n", "A: threads cannot be 0"),
         ("A.direction = 'up'\n", "A: direction cannot be 'up'"),
+        ("A.direction = 0\n", "A: direction cannot be 0"),
         ("A.inputs = 'all'\n", "A: inputs cannot be 'all'"),
+        ("A.inputs = 1\n", "A: inputs cannot be 1"),
+        ("A.inputs = None\n", "A: inputs cannot be None"),
+        ("A.inputs = [0]\n", r"A: inputs cannot be \[0\]"),
+        ("A.max_delay_seconds = '0.1'\n", "A: max_delay_seconds cannot be '0.1'"),
+        ("A.max_delay_seconds = float('inf')\n", "A: max_delay_seconds cannot be inf"),
+        ("A.max_batch = '8'\n", "A: max_batch cannot be '8'"),
+        ("A.lower_bound = '0'\n", "A: lower_bound cannot be '0'"),
+        ("A.upper_bound = float('nan')\n", "A: upper_bound cannot be nan"),
+        ("A.stand_in = 'yes'\n", "A: stand_in cannot be 'yes'"),
     ],
 )
 def test_what_a_class_says_of_itself_is_checked_before_it_is_served(module, text, words):
     with pytest.raises(InvalidRequest, match=words):
         choose_rewards(module(REWARD + text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def begin(self): self.version = 3\nA.__init__ = begin\n", "A: version cannot be 3"),
+        ("A.version = property(lambda self: None)\n", "A: version cannot be None"),
+        ("def begin(self): self.stand_in = 1\nA.__init__ = begin\n", "A: stand_in cannot be 1"),
+        ("A.unit = property(lambda self: 5)\n", "A: unit cannot be 5"),
+    ],
+)
+def test_what_it_says_of_itself_once_it_is_made_is_checked_too(module, text, words):
+    [choice] = choose_rewards(module(REWARD + text))
+    with pytest.raises(InvalidRequest, match=words):
+        choice.load()
+
+
+def test_a_property_that_fails_is_a_reward_that_fails_to_load(module):
+    [choice] = choose_rewards(module(REWARD + "A.version = property(lambda self: 1 / 0)\n"))
+    with pytest.raises(RewardFailed, match="A failed to load: ZeroDivisionError"):
+        choice.load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A.version = property(lambda self: '1')\n",
+        "B = A\n",
+        "import numpy\nA.lower_bound, A.threads = numpy.float32(0), numpy.int64(2)\n",
+        "A.inputs = frozenset({1, 2})\n",
+    ],
+)
+def test_what_serves_well_is_not_refused(module, text):
+    [reward] = load_rewards(module(REWARD + text))
+    assert (reward.name, reward.version) == ("same", "1")

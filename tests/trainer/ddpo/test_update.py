@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from trainer.ddpo.config import DDPOConfig
 from trainer.ddpo.timesteps import chosen_timesteps
-from trainer.ddpo.update import Share, accumulate_gradient
+from trainer.ddpo.update import Share, update
 from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.finetuner import Finetuner
 from trainer.runtime.ranks import Ranks
@@ -54,8 +54,23 @@ class Experience:
         self.empty = diffusion.encode([""] * COUNT).embeddings.double()
 
     def accumulate(self, seed=1):
-        order = torch.Generator().manual_seed(seed)
-        return accumulate_gradient(self.finetuner, self.share, self.config, order, Ranks.alone())
+        """An update that ends before the step, with the gradient in the parameters."""
+        optimization = self.finetuner.optimization
+        optimization.apply_gradient, step = torch.zeros(()).clone, optimization.apply_gradient
+        try:
+            return self.update(seed)
+        finally:
+            optimization.apply_gradient = step
+
+    def update(self, seed=1):
+        options = ("estimator", "clip_range", "kl_weight", "rows_per_forward")
+        return update(
+            self.finetuner,
+            self.share,
+            torch.Generator().manual_seed(seed),
+            Ranks.alone(),
+            **{name: getattr(self.config, name) for name in options},
+        )
 
     def naive(self):
         """By diffusers' scheduler, one timestep of all samples at a time, over chosen pairs."""
@@ -140,13 +155,9 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
     expected = torch.autograd.grad(experience.naive()[0], parameters)
     backward, calls = experience.finetuner.optimization.backward, []
 
-    def count(passed, rows):
-        def counted(part):
-            loss, rest = passed(part)
-            calls.extend([] if loss is None else [loss])
-            return loss, rest
-
-        return backward(counted, rows)
+    def count(loss):
+        calls.append(loss)
+        backward(loss)
 
     experience.finetuner.optimization.backward = count
     experience.accumulate()
@@ -158,8 +169,7 @@ def test_a_pass_that_teaches_nothing_is_not_differentiated(diffusion):
 def test_an_update_that_teaches_nothing_is_a_step_of_zero_gradient(diffusion, precision):
     experience = Experience(diffusion, precision=precision)
     experience.share.advantages.zero_()
-    experience.accumulate()
-    assert experience.finetuner.optimization.apply_gradient() == 0
+    assert experience.update().grad_norm == 0
     steps = {int(v) for k, v in experience.finetuner.optimization.state().items() if ".step." in k}
     assert steps == {1}
 

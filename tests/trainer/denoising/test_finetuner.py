@@ -45,13 +45,9 @@ def loss_of(finetuner, seed=0):
     return finetuner.policy.log_prob(latents, mean + sigma * noise, *steps).mean()
 
 
-def backward(finetuner, loss):
-    finetuner.optimization.backward(lambda part: (loss, None), rows=1)
-
-
 def train(finetuner, updates=1):
     for seed in range(updates):
-        backward(finetuner, loss_of(finetuner, seed))
+        finetuner.optimization.backward(loss_of(finetuner, seed))
         finetuner.optimization.apply_gradient()
 
 
@@ -156,7 +152,7 @@ def test_trained_weights_are_fp32_in_any_precision(diffusion, precision, lora):
 def test_a_gradient_that_overflows_is_not_applied(diffusion):
     finetuner = make_finetuner(diffusion, precision="fp16")
     before = copies(finetuner)
-    backward(finetuner, loss_of(finetuner) * 1e38)
+    finetuner.optimization.backward(loss_of(finetuner) * 1e38)
     assert not torch.isfinite(finetuner.optimization.apply_gradient())
     assert_equal(copies(finetuner), before)
     assert finetuner.optimization.state()["loss_scale"].item() == 2.0**15
@@ -172,7 +168,7 @@ def test_a_gradient_that_is_no_number_ends_training_before_the_step(diffusion, p
             finetuner.optimization.state() | {"loss_scale": torch.tensor(1.0)}
         )
     before = copies(finetuner)
-    backward(finetuner, loss_of(finetuner) * float("nan"))
+    finetuner.optimization.backward(loss_of(finetuner) * float("nan"))
     with pytest.raises(SalonError, match=rf"norm .* is nan: .* learning_rate .*{precision}"):
         finetuner.optimization.apply_gradient()
     assert_equal(copies(finetuner), before)
@@ -187,7 +183,7 @@ def test_checkpointing_changes_memory_and_not_the_gradient(pipeline_folder):
         hook = diffusion.unet.mid_block.resnets[1].register_forward_pre_hook(
             lambda *_, mode=checkpointing: passes.append(mode)
         )
-        backward(finetuner, loss)
+        finetuner.optimization.backward(loss)
         hook.remove()
         gradients.append({n: p.grad for n, p in finetuner.parameters.items()})
     assert passes == [True]  # computed anew on the way back
@@ -234,7 +230,7 @@ def test_a_traced_unet_has_the_same_gradient(pipeline_folder):
         if traced:
             finetuner.diffusion.unet.compile(backend="aot_eager")
         finetuner.policy.sample(finetuner.diffusion.encode(["a"]), draw(0, 1, 4, 4, 8, 8))
-        backward(finetuner, loss_of(finetuner))
+        finetuner.optimization.backward(loss_of(finetuner))
         gradients.append({name: p.grad for name, p in finetuner.parameters.items()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)

@@ -7,6 +7,7 @@ import torch
 
 from trainer.denoising.config import DenoisingConfig
 from trainer.denoising.finetuner import Finetuner
+from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.row_threads import RowThreads
 
 
@@ -85,27 +86,31 @@ def test_samples_do_not_depend_on_the_threads_that_share_them(diffusion, changes
     assert not other.latents.is_inference()
 
 
-def loss_of(finetuner, noise, silent=()):
-    """A pass over rows of noise; parts that start with one of `silent` have no gradient."""
+def gradients(finetuner, noise, weights=(1.0,) * 5, passes=1):
+    """Of a sum over rows of noise; rows of weight 0 have none."""
     conditioning = finetuner.diffusion.encode(list("abcde"))
     timesteps = torch.tensor([901, 21, 417, 3, 600])
-
-    def passed(part):
-        rows = noise[part], timesteps[part], conditioning[part]
-        loss = 1e-3 * finetuner.policy.predict(*rows).square().sum()  # or fp16 overflows
-        return (None if part.start in silent else loss), (part.start, float(loss.detach()))
-
-    return passed
-
-
-def gradients(finetuner, noise, passes=1, **options):
-    with finetuner.policy.shared_prefix():
-        for _ in range(passes):
-            rest = finetuner.optimization.backward(loss_of(finetuner, noise, **options), len(noise))
+    for _ in range(passes):
+        output = finetuner.policy.predict(noise, timesteps, conditioning)
+        rows = output.square().flatten(1).sum(1)
+        loss = 1e-3 * (rows * torch.tensor(weights)).sum()  # or fp16 overflows
+        finetuner.optimization.backward(loss)
     found = {name: p.grad for name, p in finetuner.parameters.items()}
     for parameter in finetuner.parameters.values():
         parameter.grad = None
-    return found, rest
+    return found
+
+
+def noise_of_five():
+    return torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * scale, msg=name)
+    assert any(gradient.abs().max() > 0 for gradient in expected.values())
 
 
 @pytest.mark.parametrize(
@@ -120,25 +125,70 @@ def gradients(finetuner, noise, passes=1, **options):
     ids=str,
 )
 def test_gradients_are_the_same_to_the_last_bit_each_time(diffusion, changes):
-    finetuner = finetuner_of(diffusion, 3, **changes)
-    noise = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    first, rest = gradients(finetuner, noise, passes=2)
-    assert [start for start, _ in rest] == [0, 1, 3]
+    finetuner, noise = finetuner_of(diffusion, 3, **changes), noise_of_five()
+    first = gradients(finetuner, noise, passes=2)
     for _ in range(5):
-        again, _ = gradients(finetuner, noise, passes=2)
+        again = gradients(finetuner, noise, passes=2)
         for name, gradient in first.items():
             assert torch.equal(gradient, again[name]), name
     assert any(gradient.abs().max() > 0 for gradient in first.values())
 
 
-def test_parts_without_gradient_add_nothing(diffusion):
-    finetuner = finetuner_of(diffusion, 3)
-    noise = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    whole, _ = gradients(finetuner, noise, silent={0, 3})
-    loss, _ = loss_of(finetuner, noise)(slice(1, 3))
-    expected = torch.autograd.grad(loss, list(finetuner.parameters.values()))
-    for name, gradient in zip(finetuner.parameters, expected, strict=True):
-        scale = float(gradient.abs().max())
-        torch.testing.assert_close(whole[name], gradient, rtol=1e-4, atol=1e-5 * scale, msg=name)
-    none, _ = gradients(finetuner, noise, silent={0, 1, 3})
-    assert set(none.values()) == {None}
+@pytest.mark.parametrize("weights", [(1.0,) * 5, (0, 1.0, 1.0, 0, 0), (2.0, 0, 0, 0, 0.5)])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_gradients_do_not_depend_on_the_threads(pipeline_folder, weights, lora):
+    found = []
+    for threads in (1, 3):
+        finetuner = finetuner_of(Diffusion.load(pipeline_folder), threads, lora=lora)
+        for name, parameter in finetuner.parameters.items():
+            if "lora_B" in name:
+                seed = torch.Generator().manual_seed(len(name))
+                torch.nn.init.normal_(parameter, std=0.1, generator=seed)
+        found.append(gradients(finetuner, noise_of_five(), weights))
+    assert_close(found[1], found[0])
+
+
+def test_a_part_whose_output_has_no_gradient_is_not_gone_through_again():
+    weight = torch.nn.Parameter(torch.ones(3))
+    differentiated = []
+
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, tensor, start):
+            ctx.start = start
+            return tensor.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            differentiated.append(ctx.start)
+            return gradient, None
+
+    def function(part):
+        rows = torch.arange(6.0)[part, None] * weight
+        return Noted.apply(rows, part.start)
+
+    output = RowThreads(3).output(function, 6, [weight])
+    assert torch.equal(output, torch.arange(6.0)[:, None] * torch.ones(3))
+    (output[:2].sum() + output[4:].sum()).backward()
+    assert sorted(differentiated) == [0, 4]
+    assert torch.equal(weight.grad, torch.full((3,), 0.0 + 1 + 4 + 5))
+
+
+def test_a_gradient_that_is_no_number_is_not_taken_for_none():
+    weight = torch.nn.Parameter(torch.ones(()))
+    output = RowThreads(2).output(lambda part: torch.ones(4)[part] * weight, 4, [weight])
+    (output * torch.tensor([0, 0, 0, float("nan")])).sum().backward()
+    assert weight.grad.isnan()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_without_gradients_there_is_no_graph(trained):
+    weight = torch.nn.Parameter(torch.ones(2), requires_grad=trained)
+    threads = RowThreads(2)
+    with torch.no_grad():
+        assert (
+            threads.output(lambda part: torch.ones(4, 2)[part] * weight, 4, [weight]).grad_fn
+            is None
+        )
+    output = threads.output(lambda part: torch.ones(4, 2)[part] * weight, 4, [weight])
+    assert output.requires_grad is trained

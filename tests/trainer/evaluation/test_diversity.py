@@ -72,8 +72,16 @@ def test_a_model_that_is_no_clip_is_named_with_the_way_out(tmp_path, blip_folder
             "has 1 weight, such as vision_model.encoder.layers.9",
         ),
         (lambda s: s.update({"visual_projection.weight": torch.zeros(3, 4)}), "other shapes are"),
+        (
+            lambda s: s["visual_projection.weight"].fill_(torch.nan),
+            "NaN or infinity, as float32, in 1 weight, such as visual_projection.weight of model.s",
+        ),
+        (
+            lambda s: s.update({"visual_projection.weight": s["visual_projection.weight"].int()}),
+            r"has 1 weight, such as visual_projection.weight \(i32\), which is no type",
+        ),
     ],
-    ids=["missing", "layer", "shape"],
+    ids=["missing", "layer", "shape", "nan", "int"],
 )
 def test_weights_that_are_not_the_models_are_named(clip_folder, tmp_path, edit, words):
     shutil.copytree(clip_folder, tmp_path / "clip")

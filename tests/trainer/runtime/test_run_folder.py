@@ -1,9 +1,11 @@
 import errno
 import json
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.numpy import save_file
 from salon.errors import InvalidRequest
 from salon.jobs.lease import LeaseLost
 from trainer.runtime import run_folder
-from trainer.runtime.run_folder import RunFolder, RunFolderHeld
+from trainer.runtime.run_folder import RunFolder, RunFolderHeld, RunFolderUnusable
 
 HOLDER = """
 import sys, time
@@ -24,6 +26,27 @@ from trainer.runtime.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1]), fence=lambda: None).held(int(sys.argv[2]), 5):
     print("held", flush=True)
     time.sleep(60)
+"""
+
+CLOSED = """
+import os, sys
+from pathlib import Path
+from trainer.runtime.run_folder import RunFolder, RunFolderUnusable
+os.getuid() or os.setresuid(65534, 65534, 0)
+folder = RunFolder(Path(sys.argv[1]), fence=lambda: None)
+with folder.held(1, 5):
+    folder.write_text("a.txt", "a")
+    folder.path.chmod(0o500)
+    for write in (lambda: folder.write_text("b.txt", ""), folder.folder("model").__enter__):
+        try:
+            write()
+        except RunFolderUnusable as error:
+            print(str(error).replace(f"user {os.geteuid()}", "user USER"))
+(folder.path / ".lock").chmod(0o400)
+try:
+    folder.held(2, 5).__enter__()
+except RunFolderUnusable as error:
+    print(str(error).replace(f"user {os.geteuid()}", "user USER"))
 """
 
 
@@ -157,6 +180,52 @@ def test_what_a_killed_attempt_was_writing_is_removed(folder, tmp_path):
     with folder.held(token=2, wait_seconds=1):
         left = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*"))
     assert left == [".lock", "checkpoints", "summary.json"]
+
+
+def replace(folder):
+    folder.rename(folder.with_name("old"))
+    folder.mkdir()
+    (folder / ".lock").touch()
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [shutil.rmtree, replace, lambda folder: (folder / ".lock").unlink()],
+    ids=["removed", "replaced", "unlocked"],
+)
+def test_a_folder_that_is_lost_while_it_is_held_is_not_made_anew(folder, lose):
+    told = f"run folder {folder.path} was removed or replaced while .*submit the job anew"
+    with folder.held(token=1, wait_seconds=1):
+        folder.write_text("a.txt", "a")
+        folder.check()
+        lose(folder.path)
+        before = sorted(folder.path.rglob("*"))
+        for write in (
+            folder.check,
+            lambda: folder.write_text("b.txt", "b"),
+            lambda: folder.folder("checkpoints/000001-1").__enter__(),
+        ):
+            with pytest.raises(RunFolderUnusable, match=told):
+                write()
+        assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_folder_that_may_not_be_written_is_named():
+    """By another process, which is no root: root may write everywhere."""
+    with tempfile.TemporaryDirectory() as made:
+        top = Path(made)
+        top.chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", CLOSED, str(top / "run")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.splitlines() == [
+        f"run folder {top / 'run'} cannot be written: Permission denied: "
+        f"{top / 'run' / name}: let user USER write there, and submit the job anew"
+        for name in (".b.txt.partial", ".model.partial", ".lock")
+    ]
 
 
 def test_a_folder_that_is_a_link_is_not_written_to(tmp_path):

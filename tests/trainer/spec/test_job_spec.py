@@ -123,6 +123,44 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         ({}, ["algorithm.=2"], "'algorithm.=2' is not of the form dotted.key=value"),
         ({}, ["prompts=[a cat"], "its value is no YAML: .*put quotes around a text"),
         ({"prompts": ["a cat", 7]}, [], r"prompts.1: .*valid string \(got 7\); put quotes around"),
+        (
+            {"prompts": {"a": 1}},
+            [],
+            r"prompts: .*list \(got {'a': 1}\); e.g. prompts: \[a red ball",
+        ),
+        ({"prompts": 7}, [], r"prompts: .*list \(got 7\); e.g. prompts: \["),
+        ({"prompts": ["a", ["b"]]}, [], r"prompts.1: .*\(got \['b'\]\); e.g. prompts: \["),
+        ({"prompts": ["a", None]}, [], r"prompts.1: .*\(got None\); e.g. prompts: \["),
+        ({"evaluation": {"prompts": {"a": 1}}}, [], r"evaluation.prompts: .*e.g. evaluation: {pro"),
+        ({"evaluation": ["a bird"]}, [], r"evaluation: .*\(got \['a bird'\]\); e.g. evaluation: {"),
+        ({"rewards": "jpeg"}, [], r"rewards: .*list \(got 'jpeg'\); e.g. rewards: \[{name: jpeg_"),
+        ({"rewards": {"l2": 1}}, [], r"rewards: .*list \(got {'l2': 1}\); e.g. rewards: \["),
+        ({"rewards": [3]}, [], r"rewards.0: .*\(got 3\); e.g. rewards: \[{name: jpeg_"),
+        ({"rewards": [{"name": 3}]}, [], r"rewards.0.name: .*\(got 3\); put quotes .*e.g. rewards"),
+        ({"rewards": [{"weight": 3}]}, [], r"rewards.0.name: Field required; e.g. rewards: \["),
+        (
+            {"rewards": [{"name": "a", "weight": "much"}]},
+            [],
+            r"rewards.0.weight: .*number.* \(got 'much'\); e.g. rewards: \[{.*weight: 0.5}",
+        ),
+        (
+            {"rewards": [{"name": "a", "weight": [1]}]},
+            [],
+            r"rewards.0.weight: .*\(got \[1\]\); e.g",
+        ),
+        (
+            {"rewards": [{"name": "a", "weight": None}]},
+            [],
+            r"rewards.0.weight: .*\(got None\); e.g",
+        ),
+        (
+            {"rewards": [{"name": "a", "weight": True}]},
+            [],
+            r"weight: a number is wanted \(got True",
+        ),
+        ({"iterations": True}, [], r"iterations: a number is wanted \(got True"),
+        ({"eval_rewards": "l2"}, [], r"eval_rewards: .*\(got 'l2'\); e.g. eval_rewards: \[clip_"),
+        ({"algorithm": "rwr"}, [], r"algorithm: .*\(got 'rwr'\); e.g. algorithm: {name: ddpo}"),
         ({"model": "tiny-sd"}, [], "no folder 'tiny-sd' .*a hub id is owner/name"),
         ({}, ["reward_deadline_seconds=.inf"], "reward_deadline_seconds: .*finite"),
         ({}, ["seed"], "'seed' is not of the form dotted.key=value"),
@@ -431,6 +469,14 @@ def test_a_reward_that_needs_what_a_job_does_not_send_is_refused(
     spec = spec.model_copy(update={"eval_rewards": eval_rewards})
     with pytest.raises(InvalidRequest, match=message):
         spec.check_inputs(Settings())
+
+
+def test_of_very_many_things_wrong_the_first_are_told(write):
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(write(prompts=list(range(1000))), [])
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 22
+    assert lines[20].startswith("prompts.19: ") and lines[21] == "and 980 more"
 
 
 def test_what_an_own_reward_needs_is_not_guessed_from_its_name(write):

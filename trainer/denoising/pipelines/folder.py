@@ -5,11 +5,13 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from salon.checkpoint_keys import fault, odd_types
 from salon.errors import InvalidRequest
-from trainer.denoising.pipelines.safetensors_header import read_header
+from trainer.runtime.safetensors_header import read_header, weight_files
 
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 XL = KINDS[1]
@@ -22,6 +24,11 @@ _STEMS = {
     "vae": "diffusion_pytorch_model",
 }
 """Parts that have weights, and how the files of those are called."""
+
+_OWN = ("weight", "bias")
+"""How the names of their weights end, of all of these parts."""
+
+ENCODER_OF = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 
 # What the classes take where a config.json leaves a key out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -40,6 +47,10 @@ _NOT_DRAWN = {
 """Of a UNet's config.json: inputs that text alone does not give."""
 
 _PREDICTIONS = (None, "epsilon", "v_prediction", "sample")  # without one it is epsilon
+_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
+
+# Of config.json: what is counted with here, before a class of transformers sees it.
+_WIDTHS = {"text_encoder": ("hidden_size",), "text_encoder_2": ("hidden_size", "projection_dim")}
 
 
 class PipelineFolder:
@@ -58,18 +69,24 @@ class PipelineFolder:
         self.kind = str(index.get("_class_name"))
         if self.kind not in KINDS:
             raise self.refusal(f"it is a {self.kind}; {WAY_OUT}")
-        self.classes: dict[str, tuple[str, str]] = {}
+        self.classes = self._classes(index, _STEMS)
         """Library and class of each part that has weights."""
-        for part in _STEMS:
+        self.others = self._classes(index, ("scheduler", *ENCODER_OF))
+        """Of those that have none."""
+
+    def _classes(self, index: dict[str, Any], parts: Iterable[str]) -> dict[str, tuple[str, str]]:
+        classes = {}
+        for part in parts:
             match index.get(part):
                 case [("diffusers" | "transformers") as library, str(name)]:
-                    self.classes[part] = library, name
+                    classes[part] = library, name
                 case [str(library), str(name)]:
                     raise self.refusal(
                         f"its {part} is a {name} of {library}, code of its own; {WAY_OUT}"
                     )
                 case _:  # [null, null]: this pipeline has none
                     continue
+        return classes
 
     def refusal(self, reason: str) -> InvalidRequest:
         """The error that says so of this model."""
@@ -89,20 +106,24 @@ class PipelineFolder:
             raise self.refusal(
                 "it has no text_encoder: it refines images, and draws none; take the base model"
             )
-        for part in ("unet", "vae", *(("text_encoder_2",) if self.kind == XL else ())):
-            if part not in self.classes:
+        parts = self.classes.keys() | self.others.keys()
+        tokenizers = [name for name, encoder in ENCODER_OF.items() if encoder in parts]
+        xl = ("text_encoder_2",) if self.kind == XL else ()
+        for part in ("unet", "vae", *xl, *tokenizers, "scheduler"):
+            if part not in parts:
                 raise self.refusal(f"its model_index.json names no {part}; {WAY_OUT}")
         for part in self.classes:
-            self._check_weights(part)
+            types = {
+                name: tensor["dtype"]
+                for header in self.headers(part).values()
+                for name, tensor in header.items()
+            }
+            if reason := fault([], [], [], odd_types(types, _OWN)):
+                raise self.refusal(f"its {part} {reason}")
         configs = {part: _DEFAULTS[part] | self._config(part) for part in self.classes}
-        if reason := self._oddity(configs):
+        noise = self._json("scheduler/scheduler_config.json")
+        if reason := self._oddity(configs) or _noise_oddity(noise):
             raise self.refusal(reason)
-        prediction = self._json("scheduler/scheduler_config.json").get("prediction_type")
-        if prediction not in _PREDICTIONS:
-            raise self.refusal(
-                f"scheduler/scheduler_config.json has prediction_type {prediction!r}; known are "
-                "epsilon, v_prediction and sample"
-            )
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         """The weights of a part by name, each with its shape.
@@ -112,23 +133,24 @@ class PipelineFolder:
         """
         return {
             name: tuple(tensor["shape"])
-            for path in self._check_weights(part)
-            for name, tensor in self._header(path).items()
+            for header in self.headers(part).values()
+            for name, tensor in header.items()
         }
 
-    def _check_weights(self, part: str) -> list[Path]:
-        """The files of a part's weights, all of them there and whole."""
+    def headers(self, part: str) -> dict[str, dict[str, Any]]:
+        """What each file of a part's weights says of them, by its path in this folder.
+
+        Raises:
+            InvalidRequest: one is missing or broken.
+        """
         folder, stem = self.path / part, _STEMS[part]
-        files = [folder / f"{stem}.safetensors"]
-        index = f"{part}/{stem}.safetensors.index.json"
-        if not files[0].is_file() and (self.path / index).is_file():
-            shards = self._json(index).get("weight_map", {}).values()
-            files = sorted({folder / Path(str(shard)).name for shard in shards})
+        try:
+            files = weight_files(folder, stem)
+        except (OSError, ValueError) as error:
+            raise self.refusal(f"in {part}/ {error}; fetch or write it anew") from None
         if not files or not all(file.is_file() for file in files):
             raise self.refusal(self._absence(part, [f for f in files if not f.is_file()]))
-        for file in files:
-            self._header(file)
-        return files
+        return {str(file.relative_to(self.path)): self._header(file) for file in files}
 
     def _absence(self, part: str, missing: list[Path]) -> str:
         folder, stem = self.path / part, _STEMS[part]
@@ -200,12 +222,46 @@ class PipelineFolder:
         return _size_oddity(unet, vae) or _width_oddity(configs, where)
 
 
+def _noise_oddity(config: dict[str, Any]) -> str:
+    """Of a scheduler's noise: what neither DDIM nor DDPM can be made of."""
+    where = "scheduler/scheduler_config.json has"
+    prediction = config.get("prediction_type")
+    if prediction not in _PREDICTIONS:
+        return f"{where} prediction_type {prediction!r}; known are epsilon, v_prediction and sample"
+    steps = config.get("num_train_timesteps", 1000)
+    if not _is_whole(steps):
+        return (
+            f"{where} num_train_timesteps {steps!r}: it is a whole number above 0, 1000 for all of "
+            "Stable Diffusion"
+        )
+    betas = config.get("trained_betas")
+    if betas is None:
+        schedule = config.get("beta_schedule", "linear")
+        if schedule not in _BETAS:
+            return (
+                f"{where} beta_schedule {schedule!r}; known are {', '.join(_BETAS)}, and that of "
+                "Stable Diffusion is scaled_linear"
+            )
+        betas = [config.get("beta_start", 0.0001), config.get("beta_end", 0.02)]
+    elif not isinstance(betas, list) or len(betas) != steps:
+        return f"{where} trained_betas that are no list of {steps} numbers, its num_train_timesteps"
+    for beta in betas:
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
+            return f"{where} a beta of {beta!r}: it is the share of noise of a step, 0 to 1"
+    return ""
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _size_oddity(unet: dict[str, Any], vae: dict[str, Any]) -> str:
     size = unet.get("sample_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     if all(isinstance(side, int) and side > 0 for side in sides):
         return ""
-    factor = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    blocks = vae.get("block_out_channels")
+    factor = 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 1
     return (
         f"unet/config.json has sample_size {size!r}, so that nobody knows how large to draw: set it"
         f" to the image's side over {factor}, or to [height, width] of such, e.g. {512 // factor} "
@@ -216,7 +272,11 @@ def _size_oddity(unet: dict[str, Any], vae: dict[str, Any]) -> str:
 def _width_oddity(configs: dict[str, dict[str, Any]], where: str) -> str:
     """Of texts that are wider or narrower than what the UNet reads."""
     unet = configs["unet"]
-    encoders = [configs[part] for part in ("text_encoder", "text_encoder_2") if part in configs]
+    for part, keys in _WIDTHS.items():
+        for key in keys if part in configs else ():
+            if not _is_whole(value := configs[part][key]):
+                return f"{part}/config.json has {key} {value!r}: it is a whole number above 0"
+    encoders = [configs[part] for part in _WIDTHS if part in configs]
     width = sum(config["hidden_size"] for config in encoders)
     projects = unet.get("encoder_hid_dim") is not None
     key = "encoder_hid_dim" if projects else "cross_attention_dim"
@@ -227,8 +287,9 @@ def _width_oddity(configs: dict[str, dict[str, Any]], where: str) -> str:
             "them is another model's"
         )
     if unet.get("addition_embed_type") == "text_time":
-        pooled = configs["text_encoder_2"]["projection_dim"]
-        told = 6 * (unet.get("addition_time_embed_dim") or 0) + pooled
+        if not _is_whole(time := unet.get("addition_time_embed_dim")):
+            return f"{where} addition_time_embed_dim {time!r}: it is a whole number above 0"
+        told = 6 * time + configs["text_encoder_2"]["projection_dim"]
         key = "projection_class_embeddings_input_dim"
         if unet.get(key) != told:
             return (

@@ -1,5 +1,7 @@
 """Loads a Stable Diffusion pipeline whole: every weight of every part is its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,11 @@ import transformers
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
 
-from salon.checkpoint_keys import Mismatch, fault, further_layers
+from salon.checkpoint_keys import damage, fault, further_layers
 from salon.errors import InvalidRequest
-from trainer.denoising.pipelines.folder import WAY_OUT, PipelineFolder
+from trainer.denoising.pipelines.folder import ENCODER_OF, WAY_OUT, PipelineFolder
 from trainer.runtime.hub import reason_of
 
 # The safety checker is left out: it blacks out images, which no reward should see. A watermark
@@ -25,8 +26,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 _LIBRARIES: dict[str, Any] = {"diffusers": diffusers, "transformers": transformers}
-_ENCODER_OF = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
-TOKENIZERS = tuple(_ENCODER_OF)
+TOKENIZERS = tuple(ENCODER_OF)
 
 
 def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
@@ -43,20 +43,49 @@ def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
         library.utils.logging.set_verbosity_error()
     folder = _folder(model)
     folder.check()
-    try:
-        parts = {
-            part: _load_part(getattr(_LIBRARIES[library], name), folder, part)
-            for part, (library, name) in folder.classes.items()
-        }
+    parts: dict[str, Any] = {part: _load_part(folder, part) for part in folder.classes}
+    for part in folder.others:
+        file = "scheduler/scheduler_config.json" if part == "scheduler" else f"the files in {part}/"
+        with _naming(folder, f"its {part} cannot be made of {file}"):
+            parts[part] = _class(folder, part).from_pretrained(folder.path / part)
+    with _naming(folder, "its parts are no pipeline"):
         pipeline = getattr(diffusers, folder.kind).from_pretrained(
             folder.path, dtype=torch.float32, **parts, **_OPTIONS[folder.kind]
         )
-        for name in TOKENIZERS:
-            if tokenizer := getattr(pipeline, name, None):
-                _check_tokenizer(name, tokenizer, getattr(pipeline, _ENCODER_OF[name]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
-        raise folder.refusal(reason_of(error)) from error
+    for name, encoder in ENCODER_OF.items():
+        if tokenizer := getattr(pipeline, name, None):
+            with _naming(folder, f"its {name} cannot be used"):
+                _check_tokenizer(folder, name, tokenizer, getattr(pipeline, encoder))
     return pipeline
+
+
+@contextmanager
+def _naming(folder: PipelineFolder, problem: str) -> Iterator[None]:
+    """Within, whatever a library raises is `problem` of the model, and its words the reason.
+
+    What it makes of a configuration, it may raise anything of.
+
+    Raises:
+        InvalidRequest: that.
+    """
+    try:
+        yield
+    except InvalidRequest:
+        raise
+    except Exception as error:
+        raise folder.refusal(f"{problem}: {reason_of(error)}") from error
+
+
+def _class(folder: PipelineFolder, part: str) -> Any:
+    library, name = (folder.classes | folder.others)[part]
+    kind = getattr(_LIBRARIES[library], name, None)
+    if kind is None:
+        version = _LIBRARIES[library].__version__
+        raise folder.refusal(
+            f"model_index.json names a {name} of {library} as its {part}, which {library} {version}"
+            f" does not have; {WAY_OUT}"
+        )
+    return kind
 
 
 def _folder(model: str) -> PipelineFolder:
@@ -88,61 +117,73 @@ def _unloadable(model: str, error: Exception) -> InvalidRequest:
     return InvalidRequest(f"model {model!r} cannot be loaded: {reason_of(error)}; {WAY_OUT}")
 
 
-def _load_part(kind: Any, folder: PipelineFolder, part: str) -> nn.Module:
-    """A part of a pipeline, all of whose weights are its own.
+def _load_part(folder: PipelineFolder, part: str) -> nn.Module:
+    """A part of a pipeline, all of whose weights are its own, and numbers.
 
     Raises:
-        ValueError: some are missing, of other shapes, or of layers that it does not have.
+        InvalidRequest: it cannot be made of its configuration, or weights are missing, of other
+            shapes, of layers that it does not have, NaN or infinite.
     """
-    options: dict[str, Any] = {"subfolder": part, "use_safetensors": True}
-    if issubclass(kind, diffusers.ModelMixin):
-        options["torch_dtype"] = torch.float32
-        mismatched = _mismatched(kind, folder, part)  # of which diffusers tells the first alone
-    else:
-        options |= {"dtype": torch.float32, "ignore_mismatched_sizes": True}
-        mismatched = []
-    if reason := fault([], [], mismatched):
-        raise ValueError(f"its {part} {reason}; fetch or write it anew")
-    module, found = kind.from_pretrained(folder.path, output_loading_info=True, **options)
-    unexpected = found["unexpected_keys"]
-    if part in _ENCODER_OF.values():
-        unexpected = further_layers(unexpected, module.state_dict())
-    if reason := fault(found["missing_keys"], unexpected, found["mismatched_keys"]):
-        raise ValueError(f"its {part} {reason}; fetch or write it anew")
-    loaded: nn.Module = module
-    return loaded
-
-
-def _mismatched(kind: Any, folder: PipelineFolder, part: str) -> list[Mismatch]:
-    with torch.device("meta"):
-        network = kind.from_config(kind.load_config(folder.path, subfolder=part))
+    kind = _class(folder, part)
+    options: dict[str, Any] = {"subfolder": part}
+    with _naming(folder, f"its {part} cannot be made of {part}/config.json"):
+        if issubclass(kind, diffusers.ModelMixin):
+            config = kind.load_config(folder.path, **options)
+            build = kind.from_config
+            dtype = "torch_dtype"
+        else:
+            config = kind.config_class.from_pretrained(folder.path, **options)
+            build = kind
+            dtype = "dtype"
+            options["ignore_mismatched_sizes"] = True  # otherwise their names are not told
+        with torch.device("meta"):
+            network = build(config)
     shapes = folder.shapes(part)
-    return [
+    # Diffusers tells the first alone, and transformers would fill theirs at random.
+    mismatched = [
         (name, shapes[name], weight.shape)
         for name, weight in network.state_dict().items()
         if name in shapes and shapes[name] != tuple(weight.shape)
     ]
+    _refuse(folder, part, fault([], [], mismatched))
+    options |= {dtype: torch.float32, "use_safetensors": True}
+    with _naming(folder, f"its {part} cannot be loaded"):
+        module, found = kind.from_pretrained(folder.path, output_loading_info=True, **options)
+    unexpected = found["unexpected_keys"]
+    weights = module.state_dict()
+    if part in ENCODER_OF.values():
+        unexpected = further_layers(unexpected, weights)
+    _refuse(folder, part, fault(found["missing_keys"], unexpected, found["mismatched_keys"]))
+    _refuse(folder, part, damage(weights.items(), folder.headers(part)))
+    loaded: nn.Module = module
+    return loaded
 
 
-def _check_tokenizer(name: str, tokenizer: Any, encoder: nn.Module) -> None:
+def _refuse(folder: PipelineFolder, part: str, reason: str) -> None:
+    if reason:
+        raise folder.refusal(f"its {part} {reason}; fetch or write it anew")
+
+
+def _check_tokenizer(folder: PipelineFolder, name: str, tokenizer: Any, encoder: nn.Module) -> None:
     """See that what it makes of texts can be read by the text encoder beside it.
 
     Raises:
-        ValueError: it knows no words, as one does that transformers 5 makes of missing files, more
-            than the encoder, or gives longer texts than that reads.
+        InvalidRequest: it knows no words, as one does that transformers 5 makes of missing files,
+            more than the encoder, or gives longer texts than that reads.
     """
     words = tokenizer.get_vocab()
     if set(words) <= set(tokenizer.all_special_tokens):
-        raise ValueError(f"its {name} has no words: are all of its files there?")
+        raise folder.refusal(f"its {name} has no words: are all of its files there?")
     config: Any = encoder.config
     if max(words.values()) >= config.vocab_size:
-        raise ValueError(
-            f"its {name} knows {max(words.values()) + 1} words and its {_ENCODER_OF[name]} only "
+        raise folder.refusal(
+            f"its {name} knows {max(words.values()) + 1} words and its {ENCODER_OF[name]} only "
             f"{config.vocab_size}: one of the two is another model's"
         )
-    if tokenizer.model_max_length > config.max_position_embeddings:
-        raise ValueError(
-            f"its {name} has a model_max_length of {tokenizer.model_max_length}, but its "
-            f"{_ENCODER_OF[name]} reads {config.max_position_embeddings} tokens: set it to that in "
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int) or not 0 < longest <= config.max_position_embeddings:
+        raise folder.refusal(
+            f"its {name} has a model_max_length of {longest!r}, but its {ENCODER_OF[name]} reads "
+            f"{config.max_position_embeddings} tokens: set it to that in "
             f"{name}/tokenizer_config.json"
         )

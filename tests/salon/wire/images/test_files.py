@@ -1,6 +1,7 @@
 """Whole files keep every pixel; whatever a format can prove broken is refused; work is bounded."""
 
 import io
+import itertools
 import struct
 import zlib
 
@@ -412,6 +413,12 @@ def opened_and_loaded(path):
     return image
 
 
+def loaded_from_a_stream(data):
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
 @pytest.mark.parametrize("way", [Image.open, opened_and_loaded])
 def test_a_16_bit_file_is_refused_as_a_pillow_image(way, tmp_path):
     (tmp_path / "deep.png").write_bytes(DEEP)
@@ -421,8 +428,9 @@ def test_a_16_bit_file_is_refused_as_a_pillow_image(way, tmp_path):
         words = r"image 0: the P.. has more than 8 bits"
         with way(tmp_path / name) as image, pytest.raises(InvalidRequest, match=words):
             list(encode([image]))
-    with pytest.raises(InvalidRequest, match="more than 8 bits"):
-        list(encode([Image.open(io.BytesIO(DEEP))]))
+    for opened in (Image.open(io.BytesIO(DEEP)), loaded_from_a_stream(DEEP)):
+        with pytest.raises(InvalidRequest, match="more than 8 bits"):
+            list(encode([opened]))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F", "CMYK", "LAB"])
@@ -451,6 +459,89 @@ def test_a_damaged_file_is_refused_as_a_pillow_image(kind, tmp_path, monkeypatch
     words = r"image 0: the .*(corrupt|truncated)"
     with Image.open(path) as image, pytest.raises(InvalidRequest, match=words):
         list(encode([image]))
+
+
+def is_refused(image):
+    try:
+        [sent] = encode([image])
+        decode(sent.message, sent.data, LIMITS)
+    except (SampleError, InvalidRequest):
+        return True
+    return False
+
+
+def animation():
+    frames = [photo(), Image.fromarray(noise(61, 83))]
+    return encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+
+
+def test_an_animation_of_which_pillow_sees_one_frame_is_refused_as_a_pillow_image():
+    whole, hidden = animation(), 0
+    for at, bit in itertools.product((*range(12, 24), *range(30, 120)), range(8)):  # but its size
+        damaged = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+        try:
+            image = Image.open(io.BytesIO(damaged))
+        except (Image.DecompressionBombError, OSError, SyntaxError):
+            continue
+        refused = is_refused(damaged)
+        assert is_refused(image) == refused, (at, bit)
+        hidden += refused and image.n_frames == 1
+    assert hidden
+
+
+DAMAGED = [name for name in WHOLE if "interlaced" not in name]
+
+
+@fuzz
+@given(st.sampled_from(sorted(DAMAGED)), st.data())
+def test_a_pillow_image_is_judged_as_its_bytes_are(name, data):
+    whole = WHOLE[name]
+    at, bit = data.draw(st.integers(12, len(whole) - 1)), data.draw(st.integers(0, 7))
+    damaged = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+    try:
+        image = Image.open(io.BytesIO(damaged))
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        return
+    if image.width * image.height > 10**7:
+        return  # what Pillow would decode for minutes
+    assert is_refused(image) == is_refused(damaged)
+
+
+def test_the_file_of_a_decoded_image_is_judged_while_it_is_the_images(tmp_path):
+    whole = encoded(photo(256, 256))
+    at = whole.index(b"IDAT") + 4
+    size = int.from_bytes(whole[at - 8 : at - 4], "big")
+    damaged = whole[: at + size] + b"\0\0\0\0" + whole[at + size + 4 :]  # the checksum
+    path = tmp_path / "damaged.png"
+    path.write_bytes(damaged)
+    for image in (opened_and_loaded(path), loaded_from_a_stream(damaged)):
+        with pytest.raises(InvalidRequest, match="wrong checksum"):
+            list(encode([image]))
+    drawn_on, replaced, lost = (opened_and_loaded(path) for _ in range(3))
+    drawn_on.putpixel((0, 0), (1, 2, 3))
+    assert not is_refused(drawn_on)
+    path.write_bytes(encoded(Image.fromarray(noise(256, 256)))[:-30])
+    assert not is_refused(replaced)
+    path.unlink()
+    assert not is_refused(lost)
+
+
+def test_what_pillow_cannot_decode_is_refused_in_words(tmp_path):
+    with Image.open(io.BytesIO(encoded(photo(), "BMP"))) as closed:
+        pass
+    with pytest.raises(InvalidRequest, match="image 0: Pillow cannot decode"):
+        list(encode([closed]))
+
+
+def test_a_phones_picture_is_scored_from_its_name_too(tmp_path):
+    data = encoded(photo(), "MPO", save_all=True, append_images=[photo()])
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(data)
+    for image in (Image.open(path), opened_and_loaded(path), loaded_from_a_stream(data)):
+        assert image.format == "MPO"
+        with image:
+            [sent] = encode([image])
+        np.testing.assert_array_equal(decode(sent.message, sent.data, LIMITS), by_pillow(data))
 
 
 def test_a_draft_keeps_the_size_that_its_owner_chose():

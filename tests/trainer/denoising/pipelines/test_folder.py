@@ -89,6 +89,53 @@ def test_a_layer_that_the_configuration_leaves_out_is_named(model, part):
     assert f"its {part} has 1 weight, such as {A_LAYER[part]} for which" in refusal(model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("part", FILES)
+def test_a_weight_that_is_no_number_is_named_with_its_file(model, part, value):
+    def spoil(state):
+        name = next(n for n in state if n.endswith(A_WEIGHT[part]))
+        state[name].view(-1)[-1] = value
+
+    change(model, part, spoil)
+    told = refusal(model).replace("text_model.", "")
+    assert (
+        f"its {part} has NaN or infinity, as float32, in 1 weight, such as {A_WEIGHT[part]} of "
+        f"{part}/{FILES[part]}" in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "called"),
+    [
+        (torch.int64, "i64"),
+        (torch.int8, "i8"),
+        (torch.bool, "bool"),
+        (torch.float8_e4m3fn, "f8_e4m3"),
+    ],
+)
+@pytest.mark.parametrize("part", FILES)
+def test_a_weight_of_another_type_is_named_before_it_is_cast(model, part, dtype, called):
+    def cast(state):
+        name = next(n for n in state if n.endswith(A_WEIGHT[part]))
+        state[name] = state[name].to(dtype)
+
+    change(model, part, cast)
+    with pytest.raises(InvalidRequest) as raised:
+        PipelineFolder(model, str(model)).check()
+    told = str(raised.value).replace("text_model.", "")
+    assert f"its {part} has 1 weight, such as {A_WEIGHT[part]} ({called}), which is no type" in told
+    assert told == refusal(model).replace("text_model.", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_every_type_of_a_network_are_loaded_as_float32(model, diffusion, dtype):
+    change(model, "unet", lambda state: state.update({n: w.to(dtype) for n, w in state.items()}))
+    loaded = Diffusion.load(str(model)).trainable()
+    for name, weight in diffusion.trainable().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], weight.to(dtype).float())
+
+
 def test_what_old_checkpoints_hold_besides_is_harmless(model, diffusion):
     harmless = {
         "text_model.embeddings.position_ids": torch.arange(8)[None],
@@ -153,7 +200,13 @@ def test_weights_in_several_files_are_all_read(model, diffusion):
     (model / "unet" / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
     loaded = Diffusion.load(str(model)).trainable()
     assert all(torch.equal(weight, loaded[name]) for name, weight in diffusion.trainable().items())
-    (model / "unet" / f"{stem}-00002-of-00002.safetensors").unlink()
+    second = model / "unet" / f"{stem}-00002-of-00002.safetensors"
+    spoilt = load_file(second)
+    name = sorted(spoilt)[0]
+    spoilt[name].view(-1)[0] = torch.nan
+    save_file(spoilt, second, metadata={"format": "pt"})
+    assert refusal(model).endswith(f"such as {name} of unet/{second.name}; fetch or write it anew")
+    second.unlink()
     assert "there is no unet/diffusion_pytorch_model-00002-of-00002.safetensors" in refusal(model)
 
 
@@ -204,6 +257,17 @@ def test_pickled_weights_are_named_as_what_they_are(model):
         ("unet", {"sample_size": None}, "sample_size None, .*e.g. 256 for 512 x 512"),
         ("unet", {"sample_size": [8]}, r"sample_size \[8\]"),
         ("scheduler", {"prediction_type": "velocity"}, "prediction_type 'velocity'; known"),
+        ("scheduler", {"num_train_timesteps": 0}, "num_train_timesteps 0: .*above 0"),
+        ("scheduler", {"num_train_timesteps": -5}, "num_train_timesteps -5"),
+        ("scheduler", {"num_train_timesteps": "1000"}, "num_train_timesteps '1000'"),
+        ("scheduler", {"beta_schedule": "cubic"}, "beta_schedule 'cubic'; known are linear, "),
+        ("scheduler", {"beta_schedule": None}, "beta_schedule None"),
+        ("scheduler", {"beta_end": 12}, "a beta of 12"),
+        ("scheduler", {"beta_start": "small"}, "a beta of 'small'"),
+        ("scheduler", {"trained_betas": [0.1]}, "trained_betas that are no list of 1000"),
+        ("text_encoder", {"hidden_size": "16"}, "text_encoder/config.json has hidden_size '16'"),
+        ("text_encoder", {"hidden_size": -16}, "hidden_size -16: it is a whole number above 0"),
+        ("text_encoder", {"hidden_size": None}, "hidden_size None"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -215,11 +279,80 @@ def test_what_text_alone_does_not_give_is_named_by_its_key(model, file, keys, wo
 
 
 @pytest.mark.parametrize(
+    ("part", "keys", "words"),
+    [
+        ("unet", {"act_fn": "swoosh"}, "swoosh"),
+        ("unet", {"norm_num_groups": 7}, "num_channels"),
+        ("unet", {"block_out_channels": [8, -16]}, "negative"),
+        ("unet", {"block_out_channels": "wide"}, "block_out_channels"),
+        ("unet", {"down_block_types": ["Tower", "DownBlock2D"]}, "Tower"),
+        ("unet", {"layers_per_block": "one"}, "layers_per_block|str"),
+        ("vae", {"act_fn": "swoosh"}, "swoosh"),
+        ("vae", {"block_out_channels": 8}, "int"),
+        ("text_encoder", {"hidden_act": "swoosh"}, "swoosh"),
+        ("text_encoder", {"num_attention_heads": "two"}, "num_attention_heads.*'two'"),
+        ("text_encoder", {"intermediate_size": -32}, "negative"),
+        ("text_encoder", {"num_attention_heads": 3}, "3"),
+        ("text_encoder", {"vocab_size": None}, "vocab_size"),
+        ("text_encoder_2", {"hidden_act": "swoosh"}, "swoosh"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_configuration_that_nothing_can_be_made_of_is_named(model, part, keys, words):
+    configure(model / part / "config.json", **keys)
+    with pytest.raises(InvalidRequest, match=words) as raised:
+        Diffusion.load(str(model))
+    assert f"its {part} cannot be made of {part}/config.json: " in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("unet", "UNet9D"), ("text_encoder", "CLIP9"), ("scheduler", "Later"), ("tokenizer", "Ours")],
+)
+def test_a_class_that_is_not_there_is_named(model, part, name):
+    index = json.loads((model / "model_index.json").read_text())
+    index[part][1] = name
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert f"model_index.json names a {name} of {index[part][0]} as its {part}" in refusal(model)
+
+
+@pytest.mark.parametrize("part", ["scheduler", "tokenizer", "unet"])
+def test_a_part_that_the_index_leaves_out_is_named(model, part):
+    configure(model / "model_index.json", **{part: [None, None]})
+    assert f"its model_index.json names no {part}" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "keys", "words"),
+    [
+        (
+            "scheduler",
+            "scheduler_config.json",
+            {"beta_schedule": "sigmoid"},
+            "its scheduler cannot be made of scheduler/scheduler_config.json: .*sigmoid",
+        ),
+        (
+            "tokenizer",
+            "tokenizer_config.json",
+            {"model_max_length": "many"},
+            "its tokenizer has a model_max_length of 'many', but its text_encoder reads 8",
+        ),
+    ],
+)
+def test_of_the_other_parts_too(model, part, file, keys, words):
+    configure(model / part / file, **keys)
+    with pytest.raises(InvalidRequest, match=words):
+        Diffusion.load(str(model))
+
+
+@pytest.mark.parametrize(
     ("keys", "words"),
     [
         ({"addition_embed_type": None}, "addition_embed_type None"),
         ({"cross_attention_dim": 16}, "cross_attention_dim 16, .*vectors of 32"),
         ({"projection_class_embeddings_input_dim": 52}, "is told 60 numbers"),
+        ({"addition_time_embed_dim": "8"}, "addition_time_embed_dim '8': it is a whole number"),
     ],
 )
 def test_xl_wants_its_sizes_and_both_texts(xl_folder, tmp_path, keys, words):

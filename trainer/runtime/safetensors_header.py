@@ -9,8 +9,29 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from salon.errors import one_line
+
 _POINTER = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """Where the weights of a model are: `<stem>.safetensors`, or what its index names.
+
+    None of them has to be there.
+
+    Raises:
+        ValueError: the index is none.
+        OSError: it cannot be read.
+    """
+    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({folder / Path(shard).name for shard in shards})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index.name} is no index of weights: {one_line(error)}") from None
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -35,6 +56,8 @@ def read_header(path: Path) -> dict[str, Any]:
             end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
             shapes = [tensor["shape"] for tensor in header.values()]
             if not all(isinstance(side, int) for shape in shapes for side in shape):
+                raise ValueError
+            if not all(isinstance(tensor["dtype"], str) for tensor in header.values()):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             raise ValueError("it is no safetensors file") from None
