@@ -47,7 +47,7 @@ def _count(rows: Sequence[str | Mapping[str, Any]]) -> str:
     if isinstance(first, str):
         return f"{len(rows)} prompts, e.g. {first}"
     carried = " and ".join(key for key in first if key != "prompt")
-    return f"{len(rows)} prompts, e.g. {first['prompt']} (with {carried})"
+    return f"{len(rows)} prompts, e.g. {first['prompt']}, with {carried}"
 
 
 def rewards_of(resolved: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,15 @@ class Row(BaseModel):
             raise PydanticKnownError("string_type")
         return value
 
+    @field_validator("prompt")
+    @classmethod
+    def _is_unicode(cls, prompt: str) -> str:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half of a character (a lone surrogate): {error}") from None
+        return prompt
+
     @field_validator("metadata")
     @classmethod
     def _arrives_as_it_is(cls, metadata: dict[str, Any]) -> dict[str, Any]:
