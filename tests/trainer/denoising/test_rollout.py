@@ -12,6 +12,7 @@ from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.rollout import Collector
 from trainer.runtime.ranks import Ranks
+from trainer.spec.prompts.rows import Row
 
 STEPS, BATCH = 3, 2
 PROMPTS = ["a", "b", "c"]
@@ -22,12 +23,12 @@ def collector(diffusion, scorer):
     config = DDPOConfig(sampling_steps=STEPS, guidance_scale=2.0)
     finetuner = Finetuner(diffusion, config, PROMPTS, seed=0)
 
-    def make(ranks=None, samples=6, **changes):
+    def make(ranks=None, samples=6, rows=None, **changes):
         return Collector(
             diffusion,
             finetuner.policy,
             scorer,
-            bare(PROMPTS),
+            rows or bare(PROMPTS),
             samples=samples,
             batch_size=BATCH,
             seed=5,
@@ -52,6 +53,31 @@ def test_a_rollout_is_what_was_submitted(collector, scorer, diffusion):
     expected = diffusion.encode(rollout.keys).embeddings
     assert torch.equal(rollout.conditioning.embeddings, expected)
     assert (rollout.dropped, rollout.sampled_after) == (0, 4)
+
+
+def test_what_a_row_carries_goes_to_the_rewards_and_not_to_the_generator(collector, scorer):
+    collector().collect(4)
+    plain = [images.tobytes() for images, _ in scorer.submitted]
+    assert scorer.carried == [(None, None)] * 3
+    scorer.submitted.clear()
+    scorer.carried.clear()
+    rows = [
+        Row(prompt="a", metadata={"mark": 1}),
+        Row(prompt="b", reference="/b.png"),
+        Row(prompt="c"),
+    ]
+    rollout = collector(rows=rows).collect(4)
+    assert [images.tobytes() for images, _ in scorer.submitted] == plain
+    drawn = [rows["abc".index(p)] for _, prompts in scorer.submitted for p in prompts]
+    assert {row.prompt for row in drawn} == {"a", "b", "c"}, "else the seed tells nothing"
+    assert rollout.keys == [row.key for row in drawn]
+    for part, (metadata, references) in zip(
+        (drawn[:2], drawn[2:4], drawn[4:]), scorer.carried, strict=True
+    ):
+        marked = [row.metadata or None for row in part]
+        assert metadata == (marked if any(marked) else None)
+        compared = [row.reference for row in part]
+        assert references == (compared if any(compared) else None)
 
 
 def test_every_rank_samples_its_batches_and_none_of_the_others(collector, scorer):
