@@ -43,11 +43,9 @@ class CheckedSpec:
 
 
 def _count(rows: Sequence[str | Mapping[str, Any]]) -> str:
-    first = rows[0]
-    if isinstance(first, str):
-        return f"{len(rows)} prompts, e.g. {first}"
-    carried = " and ".join(key for key in first if key != "prompt")
-    return f"{len(rows)} prompts, e.g. {first['prompt']}, with {carried}"
+    first = rows[0] if isinstance(rows[0], str) else rows[0]["prompt"]
+    carried = sorted({key for row in rows if not isinstance(row, str) for key in row} - {"prompt"})
+    return f"{len(rows)} prompts, e.g. {first}" + f", with {' and '.join(carried)}" * bool(carried)
 
 
 def rewards_of(resolved: Mapping[str, Any]) -> list[str]:

@@ -71,9 +71,7 @@ def run(model, evaluations, values):
 
     def save(folder, evaluation):
         summary = {**COUNTS, **evaluations.summary()}
-        save_model(
-            folder, model, make_spec(), summary, evaluations.before, evaluation, is_best=True
-        )
+        save_model(folder, evaluations, summary, evaluation, is_best=True)
 
     for iteration, value in values:
         model.value = value

@@ -13,7 +13,7 @@ from salon.own_modules import namesake, searched
 from trainer.spec.places import find, looked_for
 from trainer.spec.prompts.sets import prompt_set, read_lines, set_names
 
-MAX_JSONL_BYTES = 64 * 1024 * 1024
+MAX_JSONL_BYTES = 16 * 1024 * 1024  # as of a spec, in which its rows end up
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
