@@ -257,6 +257,23 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> SalonError:
     return Overloaded(message, retry_after) if kind is Overloaded else kind(message)
 
 
+def reason_of(error: Exception) -> str:
+    """What `from_reason` knows an error's kind by: its class's name, or the code of a sample's."""
+    return error.code_name if isinstance(error, SampleError) else type(error).__name__
+
+
+def from_reason(reason: str, message: str) -> SalonError:
+    """An error that came some other way than as a gRPC status, as from a scoring worker.
+
+    Args:
+        reason: of `reason_of`; where this taxonomy has no such class it becomes a SalonError.
+        message: the error's.
+    """
+    if reason in reward_pb2.ErrorCode.DESCRIPTOR.values_by_name:
+        return SampleError(reward_pb2.ErrorCode.Value(reason), message)
+    return _BY_REASON.get(reason, SalonError)(message)
+
+
 def in_words(error: grpc.RpcError) -> str:
     """The status of a failed call for people: its code, what it says, and a way out."""
     if not isinstance(error, grpc.Call):

@@ -133,7 +133,7 @@ class Loop:
 
         Raises:
             Exception: what `action` raised, on rank 0.
-            Interrupted, RankFailed: the same on the others.
+            Interrupted, SalonError: the same on the others, as `Ranks.agree` has it.
         """
         error = None
         if self._ranks.first:

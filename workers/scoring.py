@@ -6,6 +6,7 @@ worker, which passes requests on as they are, never sees them.
 
 import math
 import queue
+import socket
 import time
 from functools import cache, lru_cache
 from typing import Any
@@ -27,9 +28,10 @@ from salon.errors import (
     from_rpc_error,
     in_words,
     is_untried,
+    reason_of,
 )
-from salon.queue.blobs import BlobMissing, BlobStore
-from salon.queue.broker import SCORE_TASK, ScoreMessage
+from salon.queue.blobs import BlobMissing, BlobStore, Reference
+from salon.queue.broker import MESSAGE_VERSION, SCORE_TASK, ScoreMessage, Sender
 from salon.queue.connection import connect as connect_redis
 from salon.queue.refusals import patiently
 from salon.queue.replies import Reply, ReplyKind, ReplyStream
@@ -74,7 +76,7 @@ _SETTLED = (
 
 
 class _Waiting(Exception):
-    """The service cannot score now; the batch goes back to the queue."""
+    """The batch cannot be scored here and now; it goes back to the queue."""
 
     def __init__(self, reason: str, hint_seconds: float | None = None) -> None:
         super().__init__(reason)
@@ -102,32 +104,69 @@ def score(self: Task, message: dict[str, Any]) -> None:
     and once a batch is answered, or its trainer has given it up, its blob is gone.
     """
     try:
-        task = ScoreMessage.model_validate(message)
+        sender = Sender.model_validate(message)
     except ValidationError as error:  # whoever may write to Redis may send anything
-        log.error("no message of a trainer: dropped", reason=" ".join(str(error).split())[:500])
+        log.error("no message of a trainer: dropped", reason=_line(error))
         return
+    batch = sender.batch
     blobs = BlobStore(_redis(), settings.blob_seconds)
-    replies = ReplyStream(_redis(), task.reply_to, settings.blob_seconds)
+    replies = ReplyStream(_redis(), sender.reply_to, settings.blob_seconds)
+    reference: Reference | None = None
     try:
-        payload = blobs.get(task.reference)
-        reply = Reply(task.batch, ReplyKind.SCORED, _score(task, payload))
+        _check_version(sender, self.request.retries)
+        task = ScoreMessage.model_validate(message)
+        reference = task.reference
+        reply = Reply(batch, ReplyKind.SCORED, _score(task, blobs.get(reference)))
     except BlobMissing as error:
-        log.info("batch answered already or expired", batch=task.batch, reason=str(error))
+        log.info("batch answered already or expired", batch=batch, reason=str(error))
         return
     except _Waiting as waiting:
-        log.warning("service unavailable", batch=task.batch, reason=str(waiting))
-        replies.send(Reply(task.batch, ReplyKind.WAITING, str(waiting).encode()))
+        log.warning("batch waits", batch=batch, reason=str(waiting))
+        replies.send(Reply(batch, ReplyKind.WAITING, str(waiting).encode()))
         raise _again(self, waiting) from None
     except SharedFileUnavailable as error:
         # Nothing is wrong: it is how the sender learns to send the pixels along.
-        log.debug("shared file not seen", batch=task.batch, reason=str(error))
-        reply = Reply(task.batch, ReplyKind.RESEND, str(error).encode())
+        log.debug("shared file not seen", batch=batch, reason=str(error))
+        reply = Reply(batch, ReplyKind.RESEND, str(error).encode())
     except SalonError as error:
-        log.error("batch failed", batch=task.batch, reason=str(error))
-        reply = Reply(task.batch, ReplyKind.FAILED, str(error).encode())
+        log.error("batch failed", batch=batch, reason=str(error))
+        reply = Reply(batch, ReplyKind.FAILED, str(error).encode(), reason_of(error))
+    except (redis.ConnectionError, redis.TimeoutError):
+        raise  # an answer would not arrive either; whoever sent the batch sends it again
+    # Whatever it was, the sender would otherwise send the same again until its deadline.
+    except Exception as error:
+        log.exception("batch failed", batch=batch)
+        words = (
+            f"a scoring worker on {socket.gethostname()} failed ({_line(error)}): its log has the "
+            "traceback; run trainers, workers and services of one release"
+        )
+        reply = Reply(batch, ReplyKind.FAILED, words.encode(errors="replace"), reason_of(error))
     replies.send(reply)
-    blobs.delete(task.reference)
-    _redis().delete(_attempts_key(task))
+    if reference is not None:
+        blobs.delete(reference)
+    _redis().delete(_attempts_key(batch))
+
+
+def _check_version(sender: Sender, tries: int) -> None:
+    """Leave a message of a newer release to its workers, which may take from this queue, too.
+
+    Raises:
+        _Waiting: it is one.
+        SalonError: it is one, and so old by now that nobody can wait for it any more.
+    """
+    if sender.v <= MESSAGE_VERSION:
+        return
+    why = (
+        f"the scoring worker on {socket.gethostname()} reads messages up to version "
+        f"{MESSAGE_VERSION}, and the trainer's is {sender.v}: run workers of the trainer's release"
+    )
+    if tries * RETRY_SECONDS[-1] > settings.blob_seconds:
+        raise SalonError(why)
+    raise _Waiting(why)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def _again(task: Task, waiting: _Waiting) -> Exception:
@@ -184,7 +223,7 @@ def _score(task: ScoreMessage, payload: bytes) -> bytes:
             _keep_words(target, f"{code.name}: {detail}")
         if code in _PASSING or hint is not None:
             raise _Waiting(f"waiting for {service}: {code.name}: {detail}", hint) from None
-        raise SalonError(f"{service} refused a batch: {in_words(error)}") from None
+        raise type(failure)(f"{service} refused a batch: {in_words(error)}") from None
 
 
 def _is_connected(channel: grpc.Channel) -> bool:
@@ -216,8 +255,8 @@ def _explanation(target: str) -> str:
     return why
 
 
-def _attempts_key(task: ScoreMessage) -> str:
-    return f"salon:attempts:{task.batch}"
+def _attempts_key(batch: str) -> str:
+    return f"salon:attempts:{batch}"
 
 
 # A service that breaks says why in one answer and is gone: whoever finds it gone repeats that.
@@ -240,6 +279,7 @@ def _last_words(target: str) -> str:
 
 def _count_attempt(task: ScoreMessage, step: int) -> int:
     pipeline = _redis().pipeline(transaction=True)
-    pipeline.incrby(_attempts_key(task), step)
-    pipeline.expire(_attempts_key(task), settings.blob_seconds)
+    key = _attempts_key(task.batch)
+    pipeline.incrby(key, step)
+    pipeline.expire(key, settings.blob_seconds)
     return int(pipeline.execute()[0])

@@ -20,6 +20,8 @@ from salon.settings import Settings
 SCORE_TASK = "salon.score"
 LAUNCH_TASK = "salon.launch"
 TRAIN_QUEUE = "train"
+MESSAGE_VERSION = 1
+"""Up to which version workers of this release read a ScoreMessage."""
 
 
 def score_queue(reward: str) -> str:
@@ -27,16 +29,24 @@ def score_queue(reward: str) -> str:
     return f"score.{reward}"
 
 
-class ScoreMessage(BaseModel):
-    """One batch to score: a few hundred bytes; the batch itself is behind `reference`."""
+class Sender(BaseModel):
+    """Who waits for which batch: what a worker reads of a message even if it cannot read it all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     # What keys in Redis are made of, and those keys alone.
     batch: str = Field(pattern=r"^[0-9a-f]{32}$")
+    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
+    v: int = Field(1, ge=1)  # what it takes to read the rest
+
+
+class ScoreMessage(Sender):
+    """One batch to score: a few hundred bytes; the batch itself is behind `reference`."""
+
+    model_config = ConfigDict(extra="forbid")
+
     reward: str = Field(max_length=256)
     reference: Reference
-    reply_to: str = Field(pattern=r"^[0-9a-f]{16}$")
     job: str = Field("", max_length=256)  # for logs
 
 
@@ -108,7 +118,8 @@ def send_score(app: Celery, message: ScoreMessage, *, retry: bool = True) -> Non
     _send(
         app,
         SCORE_TASK,
-        {"message": message.model_dump(mode="json")},
+        # Without defaults: the oldest workers refuse a message that has a version.
+        {"message": message.model_dump(mode="json", exclude_defaults=True)},
         score_queue(message.reward),
         # What Celery's main process says of a task it says of this id.
         task_id=f"{message.job}.{message.batch}",

@@ -32,6 +32,8 @@ class Reply:
     batch: str
     kind: ReplyKind
     body: bytes
+    error: str = ""
+    """Of one that is FAILED, the name of the error's class; empty from an older worker."""
 
 
 class ReplyStream:
@@ -45,13 +47,15 @@ class ReplyStream:
 
     def send(self, reply: Reply) -> None:
         """Append a reply and renew the stream's expiry, in one transaction."""
+        fields: dict[str, str | bytes] = {
+            "batch": reply.batch,
+            "kind": reply.kind.value,
+            "body": reply.body,
+        }
+        if reply.error:
+            fields["error"] = reply.error
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.xadd(
-            self._key,
-            {"batch": reply.batch, "kind": reply.kind.value, "body": reply.body},
-            maxlen=MAX_LENGTH,
-            approximate=True,
-        )
+        pipeline.xadd(self._key, fields, maxlen=MAX_LENGTH, approximate=True)
         pipeline.expire(self._key, self._expiry_seconds)
         pipeline.execute()
 
@@ -66,7 +70,8 @@ class ReplyStream:
                 self._last = identifier
                 try:
                     kind = ReplyKind(fields[b"kind"].decode())
-                    reply = Reply(fields[b"batch"].decode(), kind, fields[b"body"])
+                    error = fields.get(b"error", b"").decode(errors="replace")
+                    reply = Reply(fields[b"batch"].decode(), kind, fields[b"body"], error)
                 except (KeyError, ValueError) as error:
                     log.warning("a reply that cannot be read", reason=repr(error))
                     continue

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salon.errors import RewardFailed, SalonError
+from salon.errors import SampleError, UnknownInstance
 from salon.jobs.store import JobState, JobStore
 from salon.queue.broker import send_launch
 from salon.serving import Sample
@@ -66,14 +66,14 @@ def test_a_job_compares_every_sample_with_the_reference_that_it_names(stack, sub
 def test_a_reward_that_lacks_its_reference_ends_the_job(stack, score):
     stack.serve("l2", "l2")
     stack.start("jpeg", "scoring")
-    with pytest.raises(RewardFailed, match=r"reward l2 needs INPUT_REFERENCE.*or take l2 out"):
+    with pytest.raises(SampleError, match=r"reward l2 needs INPUT_REFERENCE.*or take l2 out"):
         score("l2", photos(2))
 
 
 def test_a_learned_reward_without_an_instance_ends_the_job(stack, score):
     stack.serve("tests.services.remembering", "remembering")
     stack.start("jpeg", "scoring")
-    with pytest.raises(SalonError, match=r"reward remembering scores by instance"):
+    with pytest.raises(UnknownInstance, match=r"reward remembering scores by instance"):
         score("remembering", photos(2))
 
 

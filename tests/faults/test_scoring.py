@@ -7,6 +7,8 @@ import psutil
 import pytest
 
 from salon.errors import SalonError
+from salon.queue.broker import SCORE_TASK, score_queue
+from salon.queue.replies import ReplyKind, ReplyStream
 from tests.faults.harness import Harness, assert_scored, hold_batch, photos
 from tests.fixtures.stack import wait_until
 from trainer.runtime.interrupt import Cause, Interrupted
@@ -105,6 +107,24 @@ def test_a_batch_waits_for_a_service_that_is_away_and_says_so(stack, harness):
     assert not future.done()
     stack.start("jpeg")
     assert_scored(future, images)
+
+
+def test_a_message_that_only_newer_workers_read_stays_in_the_queue_and_says_so(stack):
+    """Until its deadline: one that could read it may start any time."""
+    stack.start("scoring")
+    replies = ReplyStream(stack.redis, "a" * 16, 60)
+    newer = {"batch": "b" * 32, "reply_to": "a" * 16, "v": 2, "reward": {"of": "another kind"}}
+    queue = score_queue("jpeg_compressibility")
+    stack.app.send_task(SCORE_TASK, kwargs={"message": newer}, queue=queue)
+    told = []
+
+    def told_twice():
+        told.extend(replies.read(0.1))
+        return len(told) >= 2
+
+    wait_until(told_twice, "it is put back, taken again, and its trainer told each time")
+    assert {reply.kind for reply in told} == {ReplyKind.WAITING}
+    assert b"reads messages up to version 1, and the trainer's is 2" in told[0].body
 
 
 def test_past_its_deadline_a_batch_fails_and_names_the_service(stack):

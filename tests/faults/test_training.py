@@ -323,7 +323,7 @@ def test_what_is_logged_of_a_job_names_it_and_a_trainer_that_is_done_is_not_kill
 ):
     stack.start("scoring", "training")  # and no service yet
     job = submit(iterations=1)
-    wait_until(lambda: "service unavailable" in stack.log("scoring"), "a batch waits", 120)
+    wait_until(lambda: "batch waits" in stack.log("scoring"), "a batch waits", 120)
     stack.start("jpeg")
     assert wait_for_end(store, job).state is JobState.SUCCEEDED
     stack.signal("training", signal.SIGTERM)  # while Python still ends in the trainer

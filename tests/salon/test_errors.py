@@ -12,12 +12,16 @@ from salon.errors import (
     Overloaded,
     RewardFailed,
     SalonError,
+    SampleError,
     ServiceUnavailable,
     UnknownReward,
+    from_reason,
     from_rpc_error,
     naming,
+    reason_of,
     to_status,
 )
+from salon.reward.v1 import reward_pb2
 
 
 class Answer(grpc.GenericRpcHandler):
@@ -56,6 +60,27 @@ def test_every_error_arrives_as_what_it_left_as(failure, kind):
     assert type(error) is kind
     assert call.code() is kind.grpc_code
     assert str(error).startswith(f"reward service there: {kind.grpc_code.name}: no: ü")
+
+
+@pytest.mark.parametrize("kind", errors._KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_of_a_service_is_known_by_its_reason(kind):
+    error = from_reason(reason_of(kind("no: ü")), "no: ü")
+    assert type(error) is kind
+    assert str(error) == "no: ü"
+
+
+def test_an_error_of_a_sample_is_known_by_its_code():
+    sent = SampleError(reward_pb2.ERROR_CODE_INVALID_IMAGE, "cut short")
+    error = from_reason(reason_of(sent), "cut short")
+    assert type(error) is SampleError
+    assert (error.code, str(error)) == (sent.code, "cut short")
+
+
+@pytest.mark.parametrize("reason", ["OfTheFuture", "KeyError", "_KINDS", "99", ""])
+def test_an_error_of_no_known_class_is_one_all_the_same(reason):
+    error = from_reason(reason, "what happened")
+    assert type(error) is SalonError
+    assert str(error) == "what happened"
 
 
 def test_every_error_of_a_service_has_a_place_on_the_wire():

@@ -21,6 +21,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from salon.errors import SampleError
+from salon.reward.v1.reward_pb2 import ERROR_CODE_INVALID_IMAGE
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rewards.scorer import ScoredBatch
 
@@ -174,7 +176,8 @@ class BrightnessScorer:
         if self.refuse_first:
             valid[0], scores[0] = False, np.nan
         future = Future()
-        errors = () if valid.all() else ("sample 0, reward brightness: refused",)
+        refused = SampleError(ERROR_CODE_INVALID_IMAGE, "sample 0, reward brightness: refused")
+        errors = () if valid.all() else (refused,)
         redness = images[..., 0].mean(axis=(1, 2)) / 255
         per_reward = {"brightness": scores, "redness": redness}
         future.set_result(ScoredBatch(per_reward, valid, errors))

@@ -1,21 +1,28 @@
 """One try of one batch, at a service that answers as the test says."""
 
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import redis
 
 from salon.client.diagnosis import explain
 from salon.errors import (
     Interrupted,
+    InvalidRequest,
     Overloaded,
+    RewardFailed,
     SalonError,
     ServiceUnavailable,
+    UnknownInstance,
+    UnknownReward,
+    VersionMismatch,
     to_status,
 )
-from salon.queue.blobs import Reference
+from salon.queue.blobs import BlobStore, Reference
 from salon.queue.broker import ScoreMessage
 from salon.queue.connection import connect
 from services.server.tls import TlsFiles, server_credentials
@@ -59,8 +66,8 @@ def worker(settings, monkeypatch):
     waits = {"score_task_seconds": 60, "service_wait_seconds": 30}
     settings = settings.model_copy(update={"score_attempts": 1, **waits})
     monkeypatch.setattr(scoring, "settings", settings)
-    redis = connect(settings.redis_url)
-    monkeypatch.setattr(scoring, "_redis", lambda: redis)
+    client = connect(settings.redis_url)
+    monkeypatch.setattr(scoring, "_redis", lambda: client)
     yield settings
     scoring._service.cache_clear()
     scoring._explained.clear()
@@ -104,12 +111,154 @@ def test_what_may_have_taken_down_the_service_is_one(service, batch, answer):
 
 
 @pytest.mark.parametrize(
-    "answer", [grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded("larger than the limit")], ids=repr
+    ("answer", "kind"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (Overloaded("larger than the limit"), Overloaded),
+        (InvalidRequest("no samples"), InvalidRequest),
+        (UnknownReward("not r"), UnknownReward),
+        (UnknownInstance("no instance 'job'"), UnknownInstance),
+        (VersionMismatch("at version 2"), VersionMismatch),
+        (RewardFailed("see the log"), RewardFailed),
+    ],
+    ids=repr,
 )
-def test_where_waiting_does_not_help_the_batch_fails_at_once(service, batch, answer):
+def test_where_waiting_does_not_help_the_batch_fails_at_once_as_it_did_there(
+    service, batch, answer, kind
+):
     service.script = [answer]
-    with pytest.raises(SalonError, match=r"refused a batch: RESOURCE_EXHAUSTED: (bare|larger)"):
+    words = "bare" if isinstance(answer, grpc.StatusCode) else str(answer)
+    target = scoring.settings.reward_target
+    said = f"^reward service r at {target} refused a batch: {kind.grpc_code.name}: {words}"
+    with pytest.raises(SalonError, match=said) as caught:
         scoring._score(batch, b"")
+    assert type(caught.value) is kind
+
+
+@pytest.fixture
+def run(worker):
+    """Runs the task on a message, which is data, and returns the fields of its one reply."""
+
+    def run(message):
+        scoring.score(message)
+        [(_, fields)] = scoring._redis().xrange(f"salon:replies:{'a' * 16}")
+        return fields
+
+    return run
+
+
+def test_a_reply_is_what_trainers_of_any_release_read(service, run, batch):
+    """Those of before `error` was there read the other three, and leave what else there is."""
+    blobs = BlobStore(scoring._redis(), 60)
+    message = batch.model_copy(update={"reference": blobs.put(b"a request")})
+    service.script = [UnknownInstance("no instance 'job'")]
+    reply = run(message.model_dump(mode="json"))
+    named = f"reward service r at {scoring.settings.reward_target}"
+    assert reply == {
+        b"batch": b"b" * 32,
+        b"kind": b"failed",
+        b"body": f"{named} refused a batch: NOT_FOUND: no instance 'job'".encode(),
+        b"error": b"UnknownInstance",
+    }
+    assert not scoring._redis().keys("salon:blob:*")
+    assert not scoring._redis().keys("salon:attempts:*")
+    scoring._redis().delete(f"salon:replies:{'a' * 16}")
+    message = batch.model_copy(update={"reference": blobs.put(b"a request")})
+    assert run(message.model_dump(mode="json")) == {
+        b"batch": b"b" * 32,
+        b"kind": b"scored",
+        b"body": b"scores",
+    }
+
+
+# What a trainer of before the version was in messages sent.
+MESSAGE = {
+    "batch": "b" * 32,
+    "reward": "r",
+    "reference": {
+        "key": f"salon:blob:{'0' * 32}",
+        "size": 9,
+        "sha256": "af0bf2a562dabe2a81e0b0b47a33a515b5e8495c72fff218af4c15f3f066fa44",
+        "expires_at": 1790000000.25,
+    },
+    "reply_to": "a" * 16,
+    "job": "tiny-1a2b3c",
+}
+
+
+def test_a_message_of_an_older_trainer_is_read(service, run):
+    scoring._redis().set(MESSAGE["reference"]["key"], b"a request")
+    assert run(MESSAGE)[b"body"] == b"scores"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixels": "elsewhere"}, b"pixels Extra inputs are not permitted"),
+        ({"reward": "r" * 257}, b"reward String should have at most 256 characters"),
+        ({"reference": {**MESSAGE["reference"], "key": "salon:job:x"}}, b"reference.key String"),
+    ],
+    ids=str,
+)
+def test_a_message_that_cannot_be_read_is_answered(run, change, words):
+    reply = run(MESSAGE | change)
+    assert (reply[b"kind"], reply[b"error"]) == (b"failed", b"ValidationError")
+    assert words in reply[b"body"]
+
+
+NEWER = MESSAGE | {"v": 2, "reference": "of another kind", "pixels": "elsewhere"}
+
+
+def test_a_message_of_a_newer_trainer_is_left_to_newer_workers(worker, monkeypatch):
+    monkeypatch.setattr(scoring, "_again", lambda _, waiting: waiting)
+    with pytest.raises(scoring._Waiting):
+        scoring.score(NEWER)
+    [(_, reply)] = scoring._redis().xrange(f"salon:replies:{'a' * 16}")
+    assert reply[b"kind"] == b"waiting"
+    assert re.search(rb"up to version 1, and the trainer's is 2: run workers", reply[b"body"])
+
+
+def test_a_message_of_a_newer_trainer_that_nobody_takes_ends(run, monkeypatch):
+    monkeypatch.setattr(scoring, "RETRY_SECONDS", (scoring.settings.blob_seconds,))
+    scoring.score.push_request(retries=2, called_directly=True)
+    try:
+        reply = run(NEWER)
+    finally:
+        scoring.score.pop_request()
+    assert (reply[b"kind"], reply[b"error"]) == (b"failed", b"SalonError")
+    assert b"run workers of the trainer's release" in reply[b"body"]
+
+
+@pytest.mark.parametrize("change", [{"reply_to": "salon:jobs"}, {"batch": "*"}, {"v": 0}], ids=str)
+def test_what_nobody_can_be_asked_to_wait_for_is_dropped(worker, change):
+    before = scoring._redis().keys("*")
+    scoring.score(MESSAGE | change)
+    assert scoring._redis().keys("*") == before
+
+
+def test_whatever_goes_wrong_in_a_worker_its_trainer_hears_of_it(run, batch, monkeypatch):
+    def fail(*_):
+        raise KeyError("target\ud800")
+
+    monkeypatch.setattr(scoring, "_score", fail)
+    reference = BlobStore(scoring._redis(), 60).put(b"a request")
+    message = batch.model_copy(update={"reference": reference})
+    reply = run(message.model_dump(mode="json"))
+    assert (reply[b"kind"], reply[b"error"]) == (b"failed", b"KeyError")
+    assert b"failed (KeyError: 'target" in reply[b"body"]
+    assert not scoring._redis().keys("salon:blob:*")
+
+
+def test_a_redis_that_is_lost_is_no_answer(worker, batch, monkeypatch):
+    def fail(*_):
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(scoring, "_score", fail)
+    reference = BlobStore(scoring._redis(), 60).put(b"a request")
+    message = batch.model_copy(update={"reference": reference})
+    with pytest.raises(redis.ConnectionError):
+        scoring.score(message.model_dump(mode="json"))
+    assert scoring._redis().keys("salon:blob:*"), "it is there when the batch is sent again"
 
 
 def test_pauses_grow_or_are_the_services_own_and_stay_below_the_senders_patience(worker):

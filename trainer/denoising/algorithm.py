@@ -95,8 +95,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         Raises:
             RewardFailed: no sample got a reward.
             Interrupted: asked to stop, here or on another rank.
-            RankFailed: another rank cannot go on.
-            SalonError: training diverged.
+            SalonError: training diverged, or another rank cannot go on.
         """
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:

@@ -153,8 +153,8 @@ class Collector:
 
         Raises:
             RewardFailed: not one sample got every reward.
-            SalonError: what the scorer's future raised.
-            Interrupted, RankFailed: this rank could go on, another cannot.
+            SalonError: what the scorer's future raised, here or on another rank.
+            Interrupted, RankLost: this rank could go on, another cannot.
         """
         start = time.perf_counter()
         self._wait(flight)

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from numpy.typing import NDArray
 
-from salon.errors import Overloaded, SalonError
+from salon.errors import Overloaded, SalonError, from_reason
 from salon.queue.blobs import BlobStore, Reference
 from salon.queue.broker import ScoreMessage, send_score
 from salon.queue.connection import connect_once
@@ -118,8 +118,9 @@ class QueueScorer:
         """Start scoring `images` uint8 [N, H, W, C] with every reward; see `RewardScorer.submit`.
 
         Returns:
-            A future of ScoredBatch. It raises RewardFailed when a sample has no score and the job
-            says `fail`, DeadlineExceeded, Interrupted, or the SalonError a worker reported.
+            A future of ScoredBatch. It raises the SampleError of a sample without a score where the
+            job says `fail`, DeadlineExceeded, Interrupted, or the error that the service or its
+            worker ended the batch with, of the same class as there: such as UnknownInstance.
 
         Raises:
             InvalidRequest: one of `references` is no picture, or not there.
@@ -256,7 +257,7 @@ class QueueScorer:
         pending.delete_file()  # before others take its room
         self._window.take(reply.batch)
         if reply.kind is ReplyKind.FAILED:
-            pending.fail(SalonError(reply.body.decode(errors="replace")))
+            pending.fail(from_reason(reply.error, reply.body.decode(errors="replace")))
         else:
             pending.take(reply.body, self._versions)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from salon.errors import RewardFailed
+from salon.errors import RewardFailed, SampleError
 from salon.reward.v1.reward_pb2 import ERROR_CODE_MISSING_INPUT
 from salon.wire.outcomes import Outcome
 from trainer.spec.prompts.rows import Row
@@ -28,7 +28,7 @@ class ScoredBatch:
 
     per_reward: Mapping[str, NDArray[np.float64]]  # name -> [N], NaN where that reward gave none
     valid: NDArray[np.bool_]  # [N], whether every reward gave a score
-    errors: tuple[str, ...]
+    errors: tuple[SampleError, ...]
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Name -> the versions that answered, sorted; more than one if it changed meanwhile."""
     stand_ins: frozenset[str] = frozenset()
@@ -99,7 +99,7 @@ class BatchAssembly:
         self._scores = {name: np.full(size, np.nan) for name in rewards}
         self._versions: dict[str, set[str]] = {name: set() for name in rewards}
         self._scales: dict[str, Scale] = {}
-        self._errors: list[str] = []
+        self._errors: list[SampleError] = []
 
     def part(self, reward: str, offset: int, count: int) -> Callable[[list[Outcome]], None]:
         """What to do with the outcomes of the `count` samples from `offset` on."""
@@ -122,16 +122,18 @@ class BatchAssembly:
                 if outcome.error is not None and outcome.error.code == ERROR_CODE_MISSING_INPUT:
                     # Not this sample alone: the job would drop all that it ever sends.
                     self.fail(
-                        RewardFailed(
+                        SampleError(
+                            outcome.error.code,
                             f"{outcome.error}; a job sends images, what a row of prompts carries, "
                             "and the `reference` of an entry of rewards: add what is missing, or "
-                            f"take {reward} out"
+                            f"take {reward} out",
                         )
                     )
                     return
-                if outcome.error is not None or outcome.score is None:
-                    self._errors.append(f"sample {index}, reward {reward}: {outcome.error}")
-                else:
+                if outcome.error is not None:
+                    message = f"sample {index}, reward {reward}: {outcome.error}"
+                    self._errors.append(SampleError(outcome.error.code, message))
+                elif outcome.score is not None:
                     self._scores[reward][index] = outcome.score
             self._missing -= count
             if self._missing == 0 and not self._future.done():
@@ -146,10 +148,12 @@ class BatchAssembly:
 
     def _complete(self) -> None:
         if self._errors and self._on_reward_error == "fail":
+            first = self._errors[0]
             more = f" (and {len(self._errors) - 1} more)" if len(self._errors) > 1 else ""
             self.fail(
-                RewardFailed(
-                    f"{self._errors[0]}{more}; `on_reward_error: drop` would leave such samples out"
+                SampleError(
+                    first.code,
+                    f"{first}{more}; `on_reward_error: drop` would leave such samples out",
                 )
             )
             return

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from kombu.exceptions import OperationalError
 from torch import Tensor
 
-from salon.errors import SalonError
+from salon.errors import SalonError, UnknownInstance, VersionMismatch, from_reason, reason_of
 from trainer.runtime.interrupt import Cause, Interrupted
 
 BUCKET_BYTES = 64 * 2**20
@@ -19,7 +19,7 @@ BUCKET_BYTES = 64 * 2**20
 starting; sent as one, a UNet's gradients would be in memory twice."""
 
 _SEVERITY = {Cause.PREEMPTED: 1, Cause.CANCELLED: 2}
-_LOST, _FAILED = 3, 4
+_LOST, _INSTANCE, _FAILED = 3, 4, 5
 _REASON_BYTES = 1000
 
 
@@ -33,6 +33,10 @@ class RankLost(Exception):
 
 PASSING = (RankLost, redis.ConnectionError, redis.TimeoutError, OperationalError)
 """Errors that say nothing against the job: its next attempt may well succeed."""
+
+_OF_INSTANCE = (UnknownInstance, VersionMismatch)
+"""A learned reward's instance is gone, or not what the job believes. A job may know a way on from
+that: so whatever else failed is worse, and all ranks hear of it instead."""
 
 
 class Ranks:
@@ -126,31 +130,39 @@ class Ranks:
             Exception: `error`, unless another rank has a worse one.
             Interrupted: another rank is to stop, for the same cause.
             RankLost: another rank ends by one of PASSING.
-            RankFailed: another rank failed; the message has its reason.
+            SalonError: another rank failed; of the same class if `salon.errors` has it, otherwise
+                RankFailed. The message has its reason.
         """
         own = _severity(error)
         worst = self.largest(own)
         if worst == 0:
             return
-        reason = self._reason(error if own == worst else None) if worst >= _LOST else ""
+        kind, words = self._reason(error if own == worst else None) if worst >= _LOST else ("", "")
         if error is not None and own == worst:
             raise error
         for cause, severity in _SEVERITY.items():
             if severity == worst:
                 raise Interrupted(cause) from error
-        raise (RankLost if worst == _LOST else RankFailed)(reason) from error
+        if worst == _LOST:
+            raise RankLost(words) from error
+        failure = from_reason(kind, words)
+        raise (RankFailed(words) if type(failure) is SalonError else failure) from error
 
-    def _reason(self, error: Exception | None) -> str:
-        """What the first of the ranks that give an error has to say, known to all."""
+    def _reason(self, error: Exception | None) -> tuple[str, str]:
+        """What the first of the ranks that give an error has to say, known to all.
+
+        Returns:
+            its kind, as `reason_of` has it, and its words.
+        """
         first = self.count - self.largest(0 if error is None else self.count - self.rank)
         text = torch.zeros(_REASON_BYTES, dtype=torch.uint8)
         if error is not None and self.rank == first:
             name = "" if isinstance(error, SalonError) else f"{type(error).__name__}: "
-            data = f"{name}{error}".encode()[:_REASON_BYTES]
+            data = f"{reason_of(error)}\n{name}{error}".encode()[:_REASON_BYTES]
             text[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         self.sum_([text])
-        said = bytes(text.tolist()).rstrip(b"\0").decode(errors="ignore")
-        return f"rank {first} of {self.count} failed: {said}"
+        kind, _, said = bytes(text.tolist()).rstrip(b"\0").decode(errors="ignore").partition("\n")
+        return kind, f"rank {first} of {self.count} failed: {said}"
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -167,7 +179,9 @@ def _severity(error: Exception | None) -> int:
         return 0
     if isinstance(error, Interrupted):
         return _SEVERITY[error.cause]
-    return _LOST if isinstance(error, PASSING) else _FAILED
+    if isinstance(error, PASSING):
+        return _LOST
+    return _INSTANCE if isinstance(error, _OF_INSTANCE) else _FAILED
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -44,6 +44,30 @@ def test_a_score_message_is_small_json_on_the_queue_of_its_reward(app, redis_cli
     assert size < 3000  # the million bytes stay behind their reference
 
 
+def test_a_score_message_is_one_that_workers_of_any_release_read(app, redis_client):
+    """Those of before there was a version refuse a message that has one."""
+    reference = {
+        "key": f"salon:blob:{'0' * 32}",
+        "size": 9,
+        "sha256": "0" * 64,
+        "expires_at": 1790000000.25,
+    }
+    message = ScoreMessage(
+        batch="b" * 32, reward="l2", reference=reference, reply_to="a" * 16, job="tiny-1a2b3c"
+    )
+    send_score(app, message)
+    _, body, _ = sent(redis_client, "score.l2")
+    assert body[1] == {
+        "message": {
+            "batch": "b" * 32,
+            "reply_to": "a" * 16,
+            "reward": "l2",
+            "reference": reference,
+            "job": "tiny-1a2b3c",
+        }
+    }
+
+
 def test_a_launch_names_the_job_alone(app, redis_client):
     send_launch(app, "tiny-1")
     headers, body, _ = sent(redis_client, "train")

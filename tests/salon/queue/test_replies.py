@@ -14,6 +14,26 @@ def test_replies_arrive_once_and_in_order(redis_client):
     assert list(reader.read(0.05)) == []
 
 
+def test_a_reply_of_an_older_worker_is_read(redis_client):
+    fields = {"batch": "b" * 32, "kind": "failed", "body": b"reward service r refused a batch"}
+    redis_client.xadd("salon:replies:scorer", fields)
+    [reply] = ReplyStream(redis_client, "scorer", 60).read(0.1)
+    assert reply == Reply("b" * 32, ReplyKind.FAILED, b"reward service r refused a batch", "")
+
+
+def test_the_class_of_an_error_travels_with_it(redis_client):
+    stream = ReplyStream(redis_client, "scorer", 60)
+    sent = Reply("b", ReplyKind.FAILED, b"no instance 'job'", "UnknownInstance")
+    stream.send(sent)
+    redis_client.xadd(
+        "salon:replies:scorer", {"batch": "b", "kind": "failed", "body": b"", "error": b"\xff"}
+    )
+    assert list(stream.read(0.1)) == [
+        sent,
+        Reply("b", ReplyKind.FAILED, b"", "\N{REPLACEMENT CHARACTER}"),
+    ]
+
+
 def test_a_reply_that_cannot_be_read_does_not_hide_the_next(redis_client):
     stream = ReplyStream(redis_client, "scorer", 60)
     good = Reply("b", ReplyKind.SCORED, b"")

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salon.errors import DeadlineExceeded, InvalidRequest, Overloaded, SalonError
+from salon.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RewardFailed,
+    SalonError,
+    UnknownInstance,
+    VersionMismatch,
+)
 from salon.queue.broker import create_app
 from salon.queue.connection import connect
 from salon.queue.replies import Reply, ReplyKind, ReplyStream
@@ -48,11 +56,11 @@ class Worker:
     def submit(self, side=4):
         return self.scorer.submit(np.zeros((1, side, side, 3), np.uint8), ["a prompt"])
 
-    def answer(self, kind, body):
-        self.send(self.scorer._window.requests()[0], kind, body)
+    def answer(self, kind, body, error=""):
+        self.send(self.scorer._window.requests()[0], kind, body, error)
 
-    def send(self, pending, kind, body):
-        reply = Reply(pending.message.batch, kind, body)
+    def send(self, pending, kind, body, error=""):
+        reply = Reply(pending.message.batch, kind, body, error)
         ReplyStream(self._redis, self.scorer._name, 60).send(reply)
 
     def score(self, version="1", **changes):
@@ -143,6 +151,28 @@ def test_scores_that_cannot_be_read_are_an_error_of_their_batch_alone(worker):
     future = jury.submit()
     jury.score()
     assert future.result(SECONDS).valid.all()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("UnknownInstance", UnknownInstance),
+        ("VersionMismatch", VersionMismatch),
+        ("RewardFailed", RewardFailed),
+        ("SalonError", SalonError),
+        ("", SalonError),  # of a worker of an older release
+        ("OfTheFuture", SalonError),
+        ("KeyError", SalonError),
+        ("__import__", SalonError),
+    ],
+)
+def test_a_batch_fails_with_the_class_that_it_failed_with(worker, error, kind):
+    jury = worker()
+    future = jury.submit()
+    jury.answer(ReplyKind.FAILED, b"no instance 'job'", error)
+    with pytest.raises(SalonError, match=r"^no instance 'job'$") as caught:
+        future.result(SECONDS)
+    assert type(caught.value) is kind
 
 
 def test_a_batch_waits_until_there_is_room_for_its_bytes(worker, tmp_path):

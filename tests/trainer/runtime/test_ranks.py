@@ -9,7 +9,14 @@ import redis
 import torch
 from safetensors.torch import load_file, save_file
 
-from salon.errors import RewardFailed
+from salon.errors import (
+    RewardFailed,
+    SalonError,
+    SampleError,
+    UnknownInstance,
+    VersionMismatch,
+)
+from salon.reward.v1.reward_pb2 import ERROR_CODE_INVALID_IMAGE
 from tests.fixtures.ranks import run_ranks
 from trainer.runtime import ranks as ranks_module
 from trainer.runtime.interrupt import Cause, Interrupted
@@ -44,6 +51,12 @@ ERRORS = {
     "one preempted": (None, Interrupted(Cause.PREEMPTED)),
     "one cancelled, one preempted": (Interrupted(Cause.CANCELLED), Interrupted(Cause.PREEMPTED)),
     "one failed, one cancelled": (Interrupted(Cause.CANCELLED), ValueError("mine")),
+    "one sample failed": (None, SampleError(ERROR_CODE_INVALID_IMAGE, "cut short")),
+    "one of an unknown class": (SalonError("in\ntwo lines"), None),
+    "one lost its instance": (None, UnknownInstance("no instance")),
+    "both lost theirs": (VersionMismatch("at 2"), UnknownInstance("no instance")),
+    "one lost its instance, one Redis": (UnknownInstance("none"), redis.ConnectionError("gone")),
+    "one lost its instance, one failed": (UnknownInstance("none"), RewardFailed("no score")),
 }
 
 
@@ -111,13 +124,34 @@ def test_the_largest_number_is_everyones(facts):
         ("one failed", ["ValueError: mine", "RankFailed: rank 0 of 2 failed: ValueError: mine"]),
         (
             "one failed at length",
-            ["RankFailed: rank 1 of 2 failed: no score: üü", "RewardFailed: no score: üü"],
+            ["RewardFailed: rank 1 of 2 failed: no score: üü", "RewardFailed: no score: üü"],
         ),
-        ("one failed without a word", ["RewardFailed: ", "RankFailed: rank 0 of 2 failed: "]),
+        ("one failed without a word", ["RewardFailed: ", "RewardFailed: rank 0 of 2 failed: "]),
         ("one lost Redis", ["RankLost: rank 1 of 2 failed: ConnectionError: gone", "Connection"]),
         (
             "one failed, one lost Redis",
-            ["RankFailed: rank 1 of 2 failed: no score", "RewardFailed: no score"],
+            ["RewardFailed: rank 1 of 2 failed: no score", "RewardFailed: no score"],
+        ),
+        (
+            "one sample failed",
+            ["SampleError: rank 1 of 2 failed: cut short", "SampleError: cut short"],
+        ),
+        (
+            "one of an unknown class",
+            ["SalonError: in\ntwo lines", "RankFailed: rank 0 of 2 failed: in\ntwo lines"],
+        ),
+        (
+            "one lost its instance",
+            ["UnknownInstance: rank 1 of 2 failed: no instance", "UnknownInstance: no instance"],
+        ),
+        ("both lost theirs", ["VersionMismatch: at 2", "UnknownInstance: no instance"]),
+        (
+            "one lost its instance, one Redis",
+            ["UnknownInstance: none", "UnknownInstance: rank 0 of 2 failed: none"],
+        ),
+        (
+            "one lost its instance, one failed",
+            ["RewardFailed: rank 1 of 2 failed: no score", "RewardFailed: no score"],
         ),
         ("both failed", ["ValueError: mine", "ValueError: mine"]),
         ("one preempted", ["Interrupted: preempted", "Interrupted: preempted"]),
