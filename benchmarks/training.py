@@ -27,7 +27,8 @@ class InProcessScorer:
         self,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        references: Sequence[str | None] | None = None,
     ) -> "Future[ScoredBatch]":
         """A future that is done."""
         scores = score_in_process(images)
@@ -47,12 +48,13 @@ class TimedScorer:
         self,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        references: Sequence[str | None] | None = None,
     ) -> "Future[ScoredBatch]":
         """As the scorer inside."""
         start = time.perf_counter()
         try:
-            return self._scorer.submit(images, prompts, metadata)
+            return self._scorer.submit(images, prompts, metadata, references)
         finally:
             self.seconds += time.perf_counter() - start
 

@@ -25,7 +25,8 @@ DARK = ("black", "blue", "purple")
 LIGHT = ("white", "yellow", "cyan")
 
 _NAMES = tuple(COLOURS)
-_LISTS = Path(__file__).parents[1] / "jobs" / "prompts"
+LISTS = Path(__file__).parents[1] / "jobs" / "prompts"
+"""Where the lists lie that training jobs read."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ SCENES: tuple[Scene, ...] = tuple(
 
 def main() -> None:
     """Write jobs/prompts/digits-train.txt and digits-heldout.txt, one prompt a line."""
-    _LISTS.mkdir(parents=True, exist_ok=True)
+    LISTS.mkdir(parents=True, exist_ok=True)
     for name, held_out in (("digits-train.txt", False), ("digits-heldout.txt", True)):
         prompts = [scene.prompt for scene in SCENES if scene.held_out is held_out]
-        (_LISTS / name).write_text("\n".join(prompts) + "\n")
+        (LISTS / name).write_text("\n".join(prompts) + "\n")
 
 
 if __name__ == "__main__":

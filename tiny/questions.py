@@ -1,4 +1,9 @@
-"""What the tiny LLaVA is asked about an image, what the right answer is, and both as tokens."""
+"""What the tiny LLaVA is asked about an image, what the right answer is, and both as tokens.
+
+`python -m tiny.questions` writes the rows, prompts with questions, that a training job reads.
+"""
+
+import json
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -8,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from tiny.prompts import DIGITS, SCENES, Scene
+from tiny.prompts import DIGITS, LISTS, SCENES, Scene
 
 PROMPT = "USER: <image>\n{question} ASSISTANT:"
 """How LLaVA 1.5 is asked: https://huggingface.co/llava-hf/llava-1.5-7b-hf."""
@@ -83,3 +88,27 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=MAX_TOKENS,
         extra_special_tokens={"image_token": "<image>"},
     )
+
+
+def row(scene: Scene) -> dict[str, object]:
+    """The prompt of the scene, and what vqa_satisfaction is to ask about an image of it."""
+    asked = [name for name in QUESTIONS if name != "caption"]
+    questions = [QUESTIONS[name] for name in asked]
+    answers = [answer_to(name, scene) for name in asked]
+    return {"prompt": scene.prompt, "metadata": {"questions": questions, "answers": answers}}
+
+
+def main() -> None:
+    """Write jobs/prompts/digits-questions-train-64.jsonl and -heldout.jsonl, one row a line.
+
+    The first are about the prompts of digits-train-64.txt, which are spread over all there are.
+    """
+    by_prompt = {scene.prompt: scene for scene in SCENES}
+    for name, prompts in (("train-64", "digits-train-64.txt"), ("heldout", "digits-heldout.txt")):
+        rows = [row(by_prompt[prompt]) for prompt in (LISTS / prompts).read_text().splitlines()]
+        lines = "".join(json.dumps(each) + "\n" for each in rows)
+        (LISTS / f"digits-questions-{name}.jsonl").write_text(lines)
+
+
+if __name__ == "__main__":
+    main()

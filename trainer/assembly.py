@@ -91,6 +91,8 @@ def _train(
         check_run_folder(folder.path)
         if checkpoints.none():  # later, a failing tracker ends no training
             spec.check_credentials()
+        if isinstance(spec, RewardedJob):
+            spec.check_references()
     versions = RewardVersions()
     tell = _Teller(lease, ranks.first)
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 from trainer.algorithms import job_class
 from trainer.denoising.config import DenoisingConfig, LoraConfig
 from trainer.denoising.job import DenoisingJob
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import EvaluationSpec, RewardSpec
 from trainer.spec.stopping import StopRule
 
@@ -43,6 +44,7 @@ def _algorithm(name: str) -> type[BaseModel]:
 
 TABLES: dict[str, Mapping[str, FieldInfo]] = {
     "job": DenoisingJob.model_fields,
+    "row": Row.model_fields,
     "rewards": RewardSpec.model_fields,
     "evaluation": EvaluationSpec.model_fields,
     "stop_when": StopRule.model_fields,
@@ -93,7 +95,7 @@ def _default(field: FieldInfo) -> str:
         return "see right" if field.default_factory is not None else "**required**"
     if isinstance(value, BaseModel):
         return "see below"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, dict)):
         return ", ".join(f"`{part}`" for part in value) or "none"
     return {None: "none", True: "yes", False: "no"}[value] if _is_switch(value) else f"`{value}`"
 

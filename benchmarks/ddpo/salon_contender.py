@@ -19,6 +19,7 @@ from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rewards.scorer import RewardScorer
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import RewardSpec
 
 
@@ -34,7 +35,8 @@ class SalonContender:
     def _make(self, config: DDPOConfig) -> DDPO:
         diffusion = Diffusion.load(self._assignment.model, self._assignment.device)
         rewards = [RewardSpec(name=REWARD)]
-        return DDPO(diffusion, config, PROMPTS, rewards, self._scorer, self._assignment.seed)
+        rows = [Row(prompt=prompt) for prompt in PROMPTS]
+        return DDPO(diffusion, config, rows, rewards, self._scorer, self._assignment.seed)
 
     def iterate(self) -> Answer:
         """See `Contender.iterate`."""

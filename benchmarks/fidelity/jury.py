@@ -38,7 +38,8 @@ class Jury:
         self,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        references: Sequence[str | None] | None = None,
     ) -> "Future[ScoredBatch]":
         """A future that is done; `queries` grows by the number of images.
 

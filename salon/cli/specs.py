@@ -42,8 +42,10 @@ class CheckedSpec:
         return shown
 
 
-def _count(prompts: Sequence[str]) -> str:
-    return f"{len(prompts)} prompts, e.g. {prompts[0]}"
+def _count(rows: Sequence[str | Mapping[str, Any]]) -> str:
+    first = rows[0] if isinstance(rows[0], str) else rows[0]["prompt"]
+    carried = sorted({key for row in rows if not isinstance(row, str) for key in row} - {"prompt"})
+    return f"{len(rows)} prompts, e.g. {first}" + f", with {' and '.join(carried)}" * bool(carried)
 
 
 def rewards_of(resolved: Mapping[str, Any]) -> list[str]:

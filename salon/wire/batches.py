@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from salon.errors import InvalidRequest, Overloaded, SharedFileUnavailable
 from salon.reward.v1 import reward_pb2
 from salon.wire.frames import Frame, FramedSample, frame_sample, join
-from salon.wire.images import ImageBatch, WireImage, encode
+from salon.wire.images import ImageBatch, Pixels, WireImage, encode
 from salon.wire.limits import MAX_MESSAGE_BYTES, MAX_SAMPLES
 from salon.wire.shared_files import SharedDirectory
 from salon.wire.structs import to_struct
@@ -24,11 +24,11 @@ def score_frames(
     reward: str,
     images: ImageBatch,
     prompts: Sequence[str] | None = None,
-    metadata: Sequence[Mapping[str, Any]] | None = None,
+    metadata: Sequence[Mapping[str, Any] | None] | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_samples: int = MAX_SAMPLES,
     *,
-    references: ImageBatch | None = None,
+    references: ImageBatch | Sequence[Pixels | None] | None = None,
     instance: str = "",
     shared: SharedDirectory | None = None,
 ) -> Iterator[Frame]:
@@ -38,11 +38,11 @@ def score_frames(
         reward: the reward's name; empty for the service's default reward.
         images: N images; see `salon.wire.images.ImageBatch`.
         prompts: N prompts, or None.
-        metadata: N mappings of JSON-like values, or None.
+        metadata: N mappings of JSON-like values, or None; None for a sample that has none.
         max_message_bytes: largest serialized request; with `shared`, as if it held the images, so
             that each request may also be sent without.
         max_samples: most samples in a request.
-        references: N images to compare with, or None.
+        references: N images to compare with, or None; None for a sample that has none.
         instance: of a learned reward, which instance scores.
         shared: put the images' bytes into a file there for each request, as long as that works.
             Who takes a frame deletes its file.
@@ -84,10 +84,10 @@ class _Sample:
 def _samples(
     images: ImageBatch,
     prompts: Sequence[str] | None,
-    metadata: Sequence[Mapping[str, Any]] | None,
-    references: ImageBatch | None,
+    metadata: Sequence[Mapping[str, Any] | None] | None,
+    references: ImageBatch | Sequence[Pixels | None] | None,
 ) -> Iterator[_Sample]:
-    compared = None if references is None else encode(references, "reference")
+    compared = _references(references)
     for index, image in enumerate(encode(images)):
         rest = reward_pb2.Sample()
         if prompts is not None:
@@ -95,13 +95,24 @@ def _samples(
                 rest.prompt = prompts[index]
             except (TypeError, ValueError) as error:
                 raise InvalidRequest(f"prompt {index} cannot be sent: {error}") from None
-        if metadata is not None:
+        if metadata is not None and (carried := metadata[index]) is not None:
             try:
-                rest.metadata.CopyFrom(to_struct(metadata[index]))
+                rest.metadata.CopyFrom(to_struct(carried))
             except (TypeError, ValueError, AttributeError) as error:
                 raise InvalidRequest(f"metadata {index} cannot be sent: {error}") from None
         reference = None if compared is None else next(compared)
         yield _Sample(image, reference, rest, frame_sample(image, reference, rest))
+
+
+def _references(
+    references: ImageBatch | Sequence[Pixels | None] | None,
+) -> Iterator[WireImage | None] | None:
+    if references is None:
+        return None
+    if isinstance(references, list | tuple) and any(image is None for image in references):
+        given = encode([image for image in references if image is not None], "reference")
+        return (None if image is None else next(given) for image in references)
+    return encode(cast("ImageBatch", references), "reference")
 
 
 def _chunks(

@@ -14,6 +14,11 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_SAMPLES = 1024
 """Most samples in one request, unless the service says otherwise."""
 
+MAX_PROMPT_BYTES = 16 * 1024
+"""Longest prompt in UTF-8, unless the service says otherwise."""
+MAX_METADATA_BYTES = 64 * 1024
+"""Most metadata of a sample, as serialized, unless the service was told otherwise."""
+
 FEW_FIELDS = 64
 """More than any request here has, but for its samples or examples: what callers make up must stay
 bounded."""

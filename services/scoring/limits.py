@@ -4,7 +4,12 @@ from dataclasses import dataclass, field
 
 from salon.reward.v1 import reward_pb2
 from salon.wire.images import ImageLimits
-from salon.wire.limits import MAX_MESSAGE_BYTES, MAX_SAMPLES
+from salon.wire.limits import (
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_PROMPT_BYTES,
+    MAX_SAMPLES,
+)
 
 LARGE_WAITING = 8
 """Most calls that wait for room for a large image, unless a service is told otherwise."""
@@ -16,9 +21,9 @@ class Limits:
 
     max_samples: int = MAX_SAMPLES
     max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_prompt_bytes: int = 16 * 1024
+    max_prompt_bytes: int = MAX_PROMPT_BYTES
     """Of the prompt in UTF-8."""
-    max_metadata_bytes: int = 64 * 1024
+    max_metadata_bytes: int = MAX_METADATA_BYTES
     """Of a sample's metadata, as serialized."""
     image: ImageLimits = field(default_factory=ImageLimits)
 

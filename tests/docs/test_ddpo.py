@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from salon import RewardClient
 from trainer.ddpo.config import DDPOConfig, DDPOJob
@@ -20,7 +21,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "ddpo.md").read_text(encoding="utf-8")
 REDNESS, DIFFUSERS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SERVE, RUN = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-JOB, WATCH = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+JOB, WATCH, CARRIED = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
 def section(title):
@@ -72,6 +73,18 @@ def test_the_watch_of_the_page_is_valid_in_that_job(monkeypatch, tmp_path):
     assert spec.evaluation.every == 10
     assert len(spec.stop_when) == 2
     assert Path(spec.evaluation.diversity_model).is_dir()
+
+
+def test_what_a_prompt_carries_on_the_page_is_valid_in_that_job(monkeypatch, tmp_path):
+    monkeypatch.chdir(DOCS.parent)
+    (tmp_path / "targets").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "targets" / "wolves.png")
+    path = tmp_path / "carried.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(JOB) | yaml.safe_load(CARRIED)))
+    bare, wolves = load_spec(path, []).prompts
+    assert (bare.is_bare, wolves.is_bare) == (True, False)
+    assert wolves.metadata.keys() == {"questions", "answers"}
+    assert wolves.reference == str(tmp_path / "targets" / "wolves.png")
 
 
 def test_the_result_is_loaded_as_shown(monkeypatch):

@@ -48,9 +48,11 @@ def test_the_examples_are_valid(examples):
         spec.check_inputs(Settings())
 
 
-def accepts(entry):
+def accepts(entry, **carried):
+    rows = [{"prompt": prompt, **carried} for prompt in ("a cat", "a dog")]
+    prompts = {"prompts": rows[:1], "evaluation": {"prompts": rows[1:]}}
     try:
-        spec_with({"rewards": [entry]}).check_inputs(Settings())
+        spec_with({"rewards": [entry], **prompts}).check_inputs(Settings())
     except InvalidRequest:
         return False
     return True
@@ -59,7 +61,9 @@ def accepts(entry):
 def in_a_job(name):
     if accepts({"name": name}):
         return "yes"
-    return "with `reference`" if accepts({"name": name, "reference": "a.png"}) else "no"
+    if accepts({"name": name, "reference": "a.png"}) and accepts({"name": name}, reference="a.png"):
+        return "with `reference`"
+    return "with `metadata`" if accepts({"name": name}, metadata={"a": 1}) else "no"
 
 
 def test_the_table_tells_which_rewards_a_job_can_use():
@@ -76,6 +80,6 @@ def test_the_table_tells_which_rewards_a_job_can_use():
 
 def test_every_local_link_leads_somewhere():
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGE.read_text(encoding="utf-8"))
-    assert len(links) == 2
+    assert len(links) == 3
     for link in links:
         assert (PAGE.parent / link).exists(), link

@@ -122,6 +122,24 @@ class Distance(Reward):
         ]
 
 
+class Carried(Reward):
+    """Tells of what it was sent: the mark in the metadata, and the reference."""
+
+    name = "carried"
+    version = "1"
+    description = "1000 times metadata.mark, and the mean of the reference."
+    inputs = (reward_pb2.INPUT_IMAGE, reward_pb2.INPUT_METADATA, reward_pb2.INPUT_REFERENCE)
+
+    def example(self) -> Sample:
+        example = super().example()
+        return replace(example, metadata={"mark": 1}, reference=example.image)
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        return [
+            1000 * sample.metadata["mark"] + float(sample.reference.mean()) for sample in samples
+        ]
+
+
 class Standing(Reward):
     """Says that it stands in for a real reward."""
 

@@ -165,10 +165,12 @@ class BrightnessScorer:
 
     def __init__(self):
         self.submitted = []
+        self.carried = []
         self.refuse_first = False
 
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         self.submitted.append((images, list(prompts)))
+        self.carried.append((metadata, references))
         scores = images.mean(axis=(1, 2, 3)) / 255
         valid = np.ones(len(images), dtype=bool)
         if self.refuse_first:

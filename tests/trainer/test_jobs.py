@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.rows import texts
 from trainer.spec.file import load_spec
 from trainer.spec.prompts.sets import prompt_set
 
@@ -45,7 +46,7 @@ def test_ddpo_has_the_papers_hyperparameters(task):
     reward, prompts = TASKS[task]
     assert spec.model == "CompVis/stable-diffusion-v1-4"
     assert [entry.name for entry in spec.rewards] == [reward]
-    assert spec.prompts == prompt_set(prompts)
+    assert texts(spec.prompts) == prompt_set(prompts)
     values = spec.algorithm.model_dump()
     assert {key: values[key] for key in DDPO_D5 | DDPO_CODE} == DDPO_D5 | DDPO_CODE
     assert spec.algorithm.lora is None

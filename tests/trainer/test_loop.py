@@ -74,7 +74,7 @@ class Counter:
 
 
 class Scorer:
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         scores = images.mean(axis=(1, 2, 3)).astype(float) + np.arange(len(images))
         future = Future()
         future.set_result(ScoredBatch({REWARD: scores}, scores >= 0, (), {REWARD: ("1",)}))

@@ -24,6 +24,7 @@ from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
 from trainer.runtime.seeds import generator
 from trainer.runtime.statistics import sample_std
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import RewardSpec
 
 IN_FLIGHT = "in_flight."
@@ -53,7 +54,7 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         self,
         diffusion: Diffusion,
         config: DDPOConfig,
-        prompts: Sequence[str],
+        rows: Sequence[Row],
         rewards: Sequence[RewardSpec],
         scorer: RewardScorer,
         seed: int,
@@ -66,7 +67,7 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         super().__init__(
             diffusion,
             config,
-            prompts,
+            rows,
             rewards,
             scorer,
             seed,
@@ -97,8 +98,8 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         rollout = collector.finish(flight)
         self._ahead = ahead
         del flight  # its paths would be in memory twice during the updates
-        rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)
-        advantages = self._advantages(rollout.prompts, rewards)
+        rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.keys)
+        advantages = self._advantages(rollout.keys, rewards)
         start = time.perf_counter()
         updates = list(self._updates(rollout, advantages))
         metrics = {
@@ -113,14 +114,12 @@ class DDPO(DenoisingAlgorithm[DDPOConfig]):
         self._iteration += 1
         return Step(len(rewards), rollout.reward_wait_seconds, metrics)
 
-    def _advantages(
-        self, prompts: Sequence[str], rewards: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _advantages(self, keys: Sequence[str], rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._rewards[0].normalize == "group" or self._config.advantages == "global":
             return batch_advantages(rewards, self._config.advantage_clip)
         if self._config.advantages == "group":
-            return group_advantages(prompts, rewards, self._config.advantage_clip)
-        return self._statistics.advantages(prompts, rewards)
+            return group_advantages(keys, rewards, self._config.advantage_clip)
+        return self._statistics.advantages(keys, rewards)
 
     def _updates(
         self, rollout: Rollout, advantages: NDArray[np.float64]

@@ -19,6 +19,7 @@ from trainer.denoising.rollout import Collector
 from trainer.rewards.scorer import RewardScorer
 from trainer.runtime.interrupt import Interrupt
 from trainer.runtime.ranks import Ranks
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import RewardSpec
 
 log = structlog.get_logger()
@@ -32,7 +33,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
     Args:
         diffusion: the generator; gets adapters if the config says so.
         config: hyperparameters.
-        prompts: those to train on; samples draw from them uniformly.
+        rows: those to train on; samples draw from them uniformly.
         rewards: what is maximised, all by group or none.
         scorer: gives the rewards, in the background.
         seed: of all randomness in training, together with the iteration.
@@ -49,7 +50,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         self,
         diffusion: Diffusion,
         config: ConfigT,
-        prompts: Sequence[str],
+        rows: Sequence[Row],
         rewards: Sequence[RewardSpec],
         scorer: RewardScorer,
         seed: int,
@@ -66,7 +67,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
         self._finetuner = Finetuner(
             diffusion,
             config,
-            prompts,
+            [row.prompt for row in rows],
             seed,
             self._ranks,
             keep_reference=keep_reference,
@@ -76,7 +77,7 @@ class DenoisingAlgorithm(ABC, Generic[ConfigT]):
             diffusion,
             self._finetuner.policy,
             scorer,
-            prompts,
+            rows,
             samples=config.samples_per_iteration,
             batch_size=config.sample_batch_size,
             seed=seed,
@@ -139,6 +140,7 @@ def load_generator(spec: DenoisingJob, context: Context) -> Diffusion:
     log.info("loading", model=spec.model, ranks=context.ranks.count)
     context.stage(f"loading {spec.model}")
     diffusion = Diffusion.load(spec.model, context.ranks.device)
-    for text in diffusion.prompt_reader.check(spec.prompts, spec.evaluation.prompts):
+    trained, held_out = ([row.prompt for row in rows] for rows in spec.rows.values())
+    for text in diffusion.prompt_reader.check(trained, held_out):
         context.warn(text)
     return diffusion

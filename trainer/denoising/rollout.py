@@ -14,9 +14,10 @@ from salon.errors import InvalidRequest, RewardFailed
 from trainer.denoising.conditioning import Conditioning
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.denoising.policy import DenoisingPolicy, Trajectory
-from trainer.rewards.scorer import RewardScorer, ScoredBatch
+from trainer.rewards.scorer import RewardScorer, ScoredBatch, submit_rows
 from trainer.runtime.ranks import Ranks
 from trainer.runtime.seeds import generator
+from trainer.spec.prompts.rows import Row
 
 POLL_SECONDS = 0.25  # how often ranks that wait for scores tell each other whether they can go on
 
@@ -29,7 +30,7 @@ class Rollout:
     rank sampled, all of them if it is alone.
     """
 
-    prompts: list[str]  # N
+    keys: list[str]  # N, each of the row that it is a sample of; those of one key are a group
     batches: NDArray[np.int64]  # [N] the number of the batch that each was sampled in
     per_reward: dict[str, NDArray[np.float64]]  # name -> [N], as the services gave them
     own: NDArray[np.int64]  # [n] which of the N this rank has
@@ -74,7 +75,7 @@ class RolloutInFlight:
 
 
 class Collector:
-    """Samples images of prompts drawn uniformly, and has them scored in the background.
+    """Samples images of rows drawn uniformly, and has them scored in the background.
 
     Batch b is sampled by rank b % count with randomness of its own: the samples do not depend on
     the number of ranks.
@@ -83,7 +84,7 @@ class Collector:
         diffusion: encodes prompts and decodes latents.
         policy: samples them.
         scorer: gets each batch as uint8 images.
-        prompts: to draw from.
+        rows: to draw from.
         samples: per iteration, on all ranks together, a multiple of `batch_size`.
         batch_size: samples at a time.
         seed: the job's.
@@ -99,7 +100,7 @@ class Collector:
         diffusion: Diffusion,
         policy: DenoisingPolicy,
         scorer: RewardScorer,
-        prompts: Sequence[str],
+        rows: Sequence[Row],
         *,
         samples: int,
         batch_size: int,
@@ -110,7 +111,7 @@ class Collector:
         self._diffusion = diffusion
         self._policy = policy
         self._scorer = scorer
-        self._prompts = list(prompts)
+        self._rows = list(rows)
         self._batch_size = batch_size
         self._batches = samples // batch_size
         self._seed = seed
@@ -167,17 +168,17 @@ class Collector:
             )
         waited = time.perf_counter() - start
         batch_of = np.arange(valid.size) // self._batch_size
-        prompts = [p for b in range(self._batches) for p in self._drawn(flight.iteration, b)]
+        drawn = [row for b in range(self._batches) for row in self._drawn(flight.iteration, b)]
         kept = np.flatnonzero(valid)
         own = np.flatnonzero(batch_of[kept] % self._ranks.count == self._ranks.rank)
         here = np.isin(batch_of, [batch.number for batch in flight.batches])
         rows = torch.from_numpy(np.flatnonzero(valid[here])).to(self._diffusion.device)
         return Rollout(
-            prompts=[prompts[i] for i in kept],
+            keys=[drawn[i].key for i in kept],
             batches=batch_of[kept],
             per_reward={name: values[kept] for name, values in scores.items()},
             own=own,
-            conditioning=self._diffusion.encode([prompts[i] for i in np.flatnonzero(here)])[rows],
+            conditioning=self._encode([drawn[i] for i in np.flatnonzero(here)])[rows],
             latents=torch.cat([batch.path.latents for batch in flight.batches])[rows],
             log_probs=torch.cat([batch.path.log_probs for batch in flight.batches])[rows],
             dropped=int(np.count_nonzero(~valid)),
@@ -224,17 +225,20 @@ class Collector:
     def _own_batches(self) -> range:
         return range(self._ranks.rank, self._batches, self._ranks.count)
 
-    def _drawn(self, iteration: int, number: int) -> list[str]:
-        """The prompts of a batch, of whichever rank."""
+    def _drawn(self, iteration: int, number: int) -> list[Row]:
+        """The rows of a batch, of whichever rank."""
         random = generator(self._seed, iteration, "prompts", number)
-        drawn = torch.randint(len(self._prompts), (self._batch_size,), generator=random)
-        return [self._prompts[i] for i in drawn.tolist()]
+        drawn = torch.randint(len(self._rows), (self._batch_size,), generator=random)
+        return [self._rows[i] for i in drawn.tolist()]
+
+    def _encode(self, rows: Sequence[Row]) -> Conditioning:
+        return self._diffusion.encode([row.prompt for row in rows])
 
     def _sample(self, iteration: int, number: int) -> SampledBatch:
         shape = (self._batch_size, self._policy.steps + 1, *self._diffusion.latent_shape)
         random = generator(self._seed, iteration, "sampling", number)
         noise = torch.randn(shape, generator=random).to(self._diffusion.device)
-        conditioning = self._diffusion.encode(self._drawn(iteration, number))
+        conditioning = self._encode(self._drawn(iteration, number))
         path = self._policy.sample(conditioning, noise)
         if not self._whole_paths:
             path = Trajectory(path.latents[:, -1:].clone(), path.log_probs[:, :0].clone())
@@ -242,8 +246,8 @@ class Collector:
 
     def _submit(self, iteration: int, number: int, path: Trajectory) -> SampledBatch:
         images = self._diffusion.decode(path.latents[:, -1])
-        prompts = self._drawn(iteration, number)
-        return SampledBatch(number, path, self._scorer.submit(images, prompts))
+        scored = submit_rows(self._scorer, images, self._drawn(iteration, number))
+        return SampledBatch(number, path, scored)
 
     def _wait(self, flight: RolloutInFlight) -> None:
         """Until every rank has its scores; that one has not, for good, ends it for all soon."""

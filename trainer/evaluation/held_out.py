@@ -15,7 +15,7 @@ from salon.errors import InvalidRequest
 from salon.numbers import is_number
 from trainer.algorithm import Divergent, Generator, Metrics
 from trainer.evaluation.diversity import ImageEmbedder, mean_pairwise_distance
-from trainer.rewards.scorer import RewardScorer, Scale
+from trainer.rewards.scorer import RewardScorer, Scale, submit_rows
 from trainer.runtime.run_folder import RunFolder
 from trainer.runtime.statistics import compare, sample_std
 from trainer.spec.rewarded_job import RewardedJob
@@ -110,7 +110,8 @@ def evaluate(
         embedder: measures their diversity.
         check: called before each batch; what it raises ends the evaluation.
     """
-    prompts = [spec.prompts[i % len(spec.prompts)] for i in range(spec.samples)]
+    rows = [spec.prompts[i % len(spec.prompts)] for i in range(spec.samples)]
+    prompts = [row.prompt for row in rows]
     seeds = list(range(spec.samples))
     divergent = divergent_of(generator, spec)
     images, futures, divergences = [], [], []
@@ -119,7 +120,7 @@ def evaluate(
         check()
         batch = generator.generate(prompts[part], seeds[part])
         images.append(batch)
-        futures.append(scorer.submit(batch, prompts[part]))
+        futures.append(submit_rows(scorer, batch, rows[part]))
         if divergent is not None:
             check()
             divergences.append(divergent.kl(prompts[part], seeds[part]))

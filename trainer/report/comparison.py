@@ -1,6 +1,6 @@
 """Several finished runs on one page: what differs between them, and what they have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,8 @@ def _specs(runs: Sequence[Run]) -> tuple[list[tuple[str, list[str]]], dict[str, 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value)}, e.g. {_shown(value[0])}" if value else "none"
+    if isinstance(value, Mapping):  # a row of prompts
+        value = value.get("prompt", value)
     text = "null" if value is None else str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 

@@ -48,7 +48,7 @@ def write_model_card(
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _code
-    example = spec.evaluation.prompts[0]
+    example = spec.evaluation.prompts[0].prompt
     how_to_load = ""
     if spec.how_to_load is not None:
         template = environment.from_string(spec.how_to_load.read_text(encoding="utf-8"))

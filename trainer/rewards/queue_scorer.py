@@ -31,6 +31,7 @@ from trainer.rewards.scorer import BatchAssembly, ScoredBatch
 from trainer.rewards.versions import RewardVersions
 from trainer.rewards.window import Window
 from trainer.runtime.interrupt import Interrupt
+from trainer.spec.reference import read_reference
 
 log = structlog.get_logger()
 
@@ -73,7 +74,8 @@ class QueueScorer:
             deadline_seconds: how long a request may take from when it is in the queue.
             interrupt: when set, every pending future raises Interrupted.
             on_waiting: told every few seconds, for people, what a batch is waiting for.
-            references: name -> the image that this reward compares every sample with.
+            references: name -> the image that this reward compares every sample with, in place of
+                those that samples have of their own.
             versions: told the version of every answer; None for one of its own.
             job: whose batches these are, for the logs of workers.
             refused: the error of a reward that is a stand-in; None where it may be one.
@@ -110,23 +112,28 @@ class QueueScorer:
         self,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        references: Sequence[str | None] | None = None,
     ) -> "Future[ScoredBatch]":
-        """Start scoring `images` uint8 [N, H, W, C] with every reward.
+        """Start scoring `images` uint8 [N, H, W, C] with every reward; see `RewardScorer.submit`.
 
         Returns:
             A future of ScoredBatch. It raises the SampleError of a sample without a score where the
             job says `fail`, DeadlineExceeded, Interrupted, or the error that the service or its
             worker ended the batch with, of the same class as there: such as UnknownInstance.
+
+        Raises:
+            InvalidRequest: one of `references` is no picture, or not there.
         """
         self._interrupt.check()
+        own = None if references is None else _read(references)
         future: Future[ScoredBatch] = Future()
         assembly = BatchAssembly(
             future, self._rewards, len(images), self._on_reward_error, self._refused
         )
         for reward in self._rewards:
             offset = 0
-            for frame in self._frames(reward, images, prompts, metadata):
+            for frame in self._frames(reward, images, prompts, metadata, own):
                 collect = assembly.part(reward, offset, frame.samples)
                 self._send(reward, frame, collect, assembly)
                 offset += frame.samples
@@ -148,7 +155,8 @@ class QueueScorer:
         reward: str,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None,
+        metadata: Sequence[Mapping[str, Any] | None] | None,
+        own: Sequence[Pixels | None] | None,
     ) -> Iterator[Frame]:
         limit = self._settings.max_message_bytes
         reference = self._references.get(reward)
@@ -158,7 +166,7 @@ class QueueScorer:
             prompts,
             metadata,
             limit,
-            references=None if reference is None else [reference] * len(images),
+            references=own if reference is None else [reference] * len(images),
             shared=None if reward in self._unshared else self._shared,
         )
 
@@ -301,3 +309,9 @@ class QueueScorer:
                 self._reported = time.monotonic()
                 self._on_waiting(note)
                 return
+
+
+def _read(references: Sequence[str | None]) -> list[Pixels | None]:
+    """The pictures of a batch: each file is read once, and none is kept for the next batch."""
+    pictures = {path: read_reference(path) for path in set(references) if path is not None}
+    return [None if path is None else pictures[path] for path in references]

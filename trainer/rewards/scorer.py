@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from salon.errors import RewardFailed, SampleError
 from salon.reward.v1.reward_pb2 import ERROR_CODE_MISSING_INPUT
 from salon.wire.outcomes import Outcome
+from trainer.spec.prompts.rows import Row
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,32 @@ class RewardScorer(Protocol):
         self,
         images: NDArray[np.uint8],
         prompts: Sequence[str],
-        metadata: Sequence[Mapping[str, Any]] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        references: Sequence[str | None] | None = None,
     ) -> "Future[ScoredBatch]":
-        """Start scoring `images` [N, H, W, C]; the future holds N outcomes."""
+        """Start scoring `images` [N, H, W, C]; the future holds N outcomes.
+
+        Args:
+            images: the samples.
+            prompts: N.
+            metadata: N, of those that have any.
+            references: N files, of those samples that have one of their own to be compared with.
+        """
         ...
+
+
+def submit_rows(
+    scorer: RewardScorer, images: NDArray[np.uint8], rows: Sequence[Row]
+) -> "Future[ScoredBatch]":
+    """Start scoring images [N, H, W, C] of N rows: all that a row carries goes to every reward."""
+    metadata = [row.metadata or None for row in rows]
+    references = [row.reference for row in rows]
+    return scorer.submit(
+        images,
+        [row.prompt for row in rows],
+        metadata if any(metadata) else None,
+        references if any(references) else None,
+    )
 
 
 class BatchAssembly:
@@ -101,8 +124,9 @@ class BatchAssembly:
                     self.fail(
                         SampleError(
                             outcome.error.code,
-                            f"{outcome.error}; a job sends images, prompts and the `reference` of "
-                            f"an entry of rewards: add what is missing, or take {reward} out",
+                            f"{outcome.error}; a job sends images, what a row of prompts carries, "
+                            "and the `reference` of an entry of rewards: add what is missing, or "
+                            f"take {reward} out",
                         )
                     )
                     return

@@ -28,7 +28,7 @@ def weighted_sum(
     Args:
         rewards: names, weights and normalisations.
         per_reward: name -> finite scores [N].
-        prompts: N; samples of one prompt are a group.
+        prompts: N, the keys of their rows; samples of one are a group.
     """
     parts = []
     for reward in rewards:

@@ -44,8 +44,8 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
     def step(self) -> Step:
         """One iteration: sample, score, update. See `DenoisingAlgorithm.step`."""
         rollout = self._collector.collect(self._iteration)
-        rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.prompts)
-        weights = self._weights(rewards, rollout.prompts)
+        rewards = weighted_sum(self._rewards, rollout.per_reward, rollout.keys)
+        weights = self._weights(rewards, rollout.keys)
         start = time.perf_counter()
         updates = list(self._updates(rollout, weights))
         losses, norms = (torch.stack(part) for part in zip(*updates, strict=True))
@@ -65,13 +65,13 @@ class RWR(DenoisingAlgorithm[RWRConfig]):
         self._iteration += 1
         return Step(len(rewards), rollout.reward_wait_seconds, metrics)
 
-    def _weights(self, rewards: NDArray[np.float64], prompts: Sequence[str]) -> Weights:
+    def _weights(self, rewards: NDArray[np.float64], keys: Sequence[str]) -> Weights:
         config = self._config
         if config.weighting == "softmax":
             weigh = partial(softmax_weights, inverse_temperature=config.inverse_temperature)
         else:
             weigh = partial(sparse_weights, percentile=config.percentile)
-        return for_each_prompt(weigh, rewards, prompts) if config.per_prompt else weigh(rewards)
+        return for_each_prompt(weigh, rewards, keys) if config.per_prompt else weigh(rewards)
 
     def _updates(self, rollout: Rollout, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
         """Run the updates, and give of each this rank's part of the loss, and the norm.

@@ -18,6 +18,9 @@ from trainer.spec.yaml import YamlError, parse
 
 _FORMS = {
     "prompts": "prompts: [a red ball, a blue box]",
+    "prompts.prompt": "prompts: [{prompt: a red ball}]",
+    "prompts.metadata": "prompts: [{prompt: a red ball, metadata: {answers: [red]}}]",
+    "prompts.reference": "prompts: [{prompt: a red ball, reference: ball.png}]",
     "rewards": "rewards: [{name: jpeg_compressibility, weight: 1}]",
     "rewards.name": "rewards: [{name: jpeg_compressibility}]",
     "rewards.weight": "rewards: [{name: jpeg_compressibility, weight: 0.5}]",

@@ -3,7 +3,7 @@
 No torch here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,20 +11,17 @@ from pydantic import Field, model_validator
 
 from salon.errors import InvalidRequest, SalonError
 from salon.settings import Settings
-from salon.stack.local_services import needs_of
 from trainer.algorithms import hint
 from trainer.spec.credentials import check_credentials
 from trainer.spec.job_spec import AlgorithmConfig, JobSpec
+from trainer.spec.needs import HELD_OUT, check_needs
 from trainer.spec.places import looked_for, missing_model
+from trainer.spec.prompts.rows import Row
 from trainer.spec.reference import read_reference
 from trainer.spec.sections import EvaluationSpec, Prompts, RewardSpec
 from trainer.spec.stopping import StopRule
 from trainer.spec.submission import check_diversity_model, trains_here
 
-_NEEDS = {
-    "metadata": "metadata with every sample",
-    "instance": "an instance that was fitted to examples",
-}
 _MEASURED_BY = {
     "eval/kl": "set evaluation.kl: true",
     "eval/diversity": "name an evaluation.diversity_model",
@@ -47,7 +44,9 @@ class RewardedJob(JobSpec):
 
     paths: ClassVar[tuple[str, ...]] = (
         "prompts",
+        "prompts.*.reference",
         "evaluation.prompts",
+        "evaluation.prompts.*.reference",
         "evaluation.diversity_model",
         "rewards.*.reference",
     )
@@ -56,9 +55,7 @@ class RewardedJob(JobSpec):
     """For the card of a trained model: a section in Markdown, a template of the spec."""
 
     algorithm: SamplingConfig
-    prompts: Prompts = Field(
-        description="A list, or in one string a prompt set, a text file or module:function."
-    )
+    prompts: Prompts
     rewards: list[RewardSpec] = Field(
         min_length=1,
         description="Their weighted sum is maximised. Each is a section, or its name alone.",
@@ -129,7 +126,11 @@ class RewardedJob(JobSpec):
 
     @model_validator(mode="after")
     def _evaluation_is_held_out(self) -> Self:
-        shared = sorted(set(self.prompts) & set(self.evaluation.prompts))
+        # The generator sees no more of a row than its prompt.
+        trained, held_out = (
+            {row.prompt for row in rows} for rows in (self.prompts, self.evaluation.prompts)
+        )
+        shared = sorted(trained & held_out)
         if shared:
             raise ValueError(
                 f"evaluation.prompts: {len(shared)} of them are training prompts too, e.g. "
@@ -178,28 +179,53 @@ class RewardedJob(JobSpec):
 
     def missing(self, folders: Sequence[Path]) -> Iterator[str]:
         """See `JobSpec.missing`: a reference that is no picture, a model that is no hub id."""
-        for i, reward in enumerate(self.rewards):
-            if reward.reference is None:
-                continue
-            if not Path(reward.reference).is_absolute():
-                places = looked_for(reward.reference, folders)
+        for key, reference in self._references():
+            if not Path(reference).is_absolute():
                 yield (
-                    f"rewards.{i}.reference: cannot read reference {reward.reference}: "
-                    f"No such file; looked for {places}"
+                    f"{key}: cannot read reference {reference}: No such file; looked for "
+                    f"{looked_for(reference, folders)}"
                 )
                 continue
             try:
-                read_reference(reward.reference)
+                read_reference(reference)
             except InvalidRequest as error:
-                yield f"rewards.{i}.reference: {error}"
+                yield f"{key}: {error}"
         if self.evaluation.diversity_model is not None:
             yield from missing_model(
                 "evaluation.diversity_model", self.evaluation.diversity_model, folders
             )
 
+    @property
+    def rows(self) -> Mapping[str, Sequence[Row]]:
+        """Those of training and those of evaluation, by their keys in the spec."""
+        return {"prompts": self.prompts, HELD_OUT: self.evaluation.prompts}
+
+    def _references(self) -> Iterator[tuple[str, str]]:
+        """Each file that samples are compared with, once, by a key that names it."""
+        named = [(f"rewards.{i}", reward.reference) for i, reward in enumerate(self.rewards)]
+        for key, rows in self.rows.items():
+            named += [(f"{key}.{i}", row.reference) for i, row in enumerate(rows)]
+        first: dict[str, str] = {}
+        for key, reference in named:
+            if reference is not None:
+                first.setdefault(reference, f"{key}.reference")
+        yield from ((key, reference) for reference, key in first.items())
+
+    def check_references(self) -> None:
+        """Read every file that samples are compared with.
+
+        Raises:
+            InvalidRequest: one of them is no picture, or not there.
+        """
+        for key, reference in self._references():
+            try:
+                read_reference(reference)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{key}: {error}") from None
+
     def check_inputs(self, settings: Settings, *, here: bool = False) -> None:
         """See `JobSpec.check_inputs`."""
-        _check_rewards(self, settings)
+        check_needs(self.rewards, self.eval_rewards, self.rows, settings)
         if self.evaluation.diversity_model is not None:
             on_this_host = here or trains_here(settings)
             check_diversity_model(self.evaluation.diversity_model, on_this_host)
@@ -208,31 +234,3 @@ class RewardedJob(JobSpec):
     def check_credentials(self) -> None:
         """See `JobSpec.check_credentials`."""
         check_credentials(self.trackers, self.push_to_hub)
-
-
-def _check_rewards(spec: "RewardedJob", settings: Settings) -> None:
-    """Refuse a reward that needs what the job does not send.
-
-    A job sends images and prompts, and a reference where an entry of `rewards` names one. What
-    Salon's own rewards need is known here; a reward that has an address of its own says it itself,
-    in its first answer to the trainer.
-
-    Raises:
-        InvalidRequest: one line: the reward, what it needs and the way out.
-    """
-    references = {reward.name: reward.reference for reward in spec.rewards}
-    for name in [*references, *spec.eval_rewards]:
-        needs = needs_of(settings, name)
-        given = references.get(name)
-        if needs == "nothing" and given is not None:
-            raise InvalidRequest(f"{name} compares with no image: take out its reference")
-        if needs == "reference" and given is None:
-            raise InvalidRequest(
-                f"{name} needs an image to compare with: list it under rewards with "
-                "`reference: path/to/image.png`, and with `weight: 0` to measure it alone"
-            )
-        if needs in ("metadata", "instance"):
-            raise InvalidRequest(
-                f"{name} needs {_NEEDS[needs]}, which a job does not send: take it out of the "
-                f"spec; docs/rewards/{name}.md tells how to score with it from Python"
-            )

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from salon.errors import InvalidRequest
+from trainer.spec.prompts.rows import Row
 from trainer.spec.prompts.sources import resolve_prompts
 
 
@@ -40,7 +41,15 @@ def _read_prompts(value: Any, info: ValidationInfo) -> Any:
         raise ValueError(str(error)) from None
 
 
-Prompts = Annotated[list[str], BeforeValidator(_read_prompts), Field(min_length=1)]
+Prompts = Annotated[
+    list[Row],
+    BeforeValidator(_read_prompts),
+    Field(
+        min_length=1,
+        description="A list of texts and rows, or in one string a prompt set, a text or JSONL "
+        "file, or module:function.",
+    ),
+]
 
 
 class Section(BaseModel):
@@ -75,9 +84,7 @@ class RewardSpec(Section):
 class EvaluationSpec(Section):
     """Samples of prompts and seeds that training never sees, and what is measured on them."""
 
-    prompts: Prompts = Field(
-        description="A list, or in one string a prompt set, a text file or module:function."
-    )
+    prompts: Prompts
     samples: int = Field(64, ge=2, description="Prompts are taken in turn, each with its own seed.")
     batch_size: int = Field(16, ge=1, description="Images generated and scored at once.")
     every: int | None = Field(

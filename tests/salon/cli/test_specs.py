@@ -43,6 +43,13 @@ def test_the_outline_has_what_differs_from_the_defaults(monkeypatch):
     assert outline["algorithm"].keys() == file["algorithm"].keys()
 
 
+def test_the_outline_says_what_prompts_carry(monkeypatch):
+    monkeypatch.chdir(JOB.parents[1])
+    outline = check(Settings(), JOB.with_name("ddpo-vqa-tiny.yaml"), []).outline()
+    expected = "64 prompts, e.g. a red zero on a yellow background, with metadata"
+    assert outline["prompts"] == expected
+
+
 def test_what_is_given_as_it_is_by_default_is_left_out(monkeypatch):
     monkeypatch.chdir(JOB.parents[1])
     assert "seed" not in check(Settings(), JOB, ["seed=0"]).outline()

@@ -103,6 +103,19 @@ def shared(tmp_path):
     return SharedDirectory(tmp_path)
 
 
+def test_of_samples_in_one_batch_some_may_have_metadata_or_a_reference(shared) -> None:
+    images = [noise(seed=seed) for seed in range(3)]
+    target = noise(seed=9)
+    arguments = ("r", images, None, [None, {}, {"a": 1}])
+    references = [None, target, None]
+    [request] = requests_of(*arguments, references=references)
+    present = [(s.HasField("metadata"), s.HasField("reference")) for s in request.samples]
+    assert present == [(False, False), (True, True), (True, False)]
+    np.testing.assert_array_equal(pixels(request.samples[1].reference), target)
+    [frame] = score_frames(*arguments, references=references, shared=shared)
+    assert pb.ScoreRequest.FromString(frame.inline()) == request
+
+
 def test_by_reference_the_pixels_lie_in_one_file_a_request(shared, tmp_path) -> None:
     images = [noise(1 + seed % 9, seed=seed) for seed in range(20)]
     references = [encoded(noise(seed=seed)) for seed in range(20)]

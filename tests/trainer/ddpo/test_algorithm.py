@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from salon.errors import RewardFailed
+from tests.fixtures.rows import bare
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.rewards.scorer import ScoredBatch
@@ -31,7 +32,7 @@ def make_config(**changes):
 
 
 def make_ddpo(diffusion, scorer, seed=0, rewards=BRIGHTNESS, **changes):
-    return DDPO(diffusion, make_config(**changes), PROMPTS, rewards, scorer, seed, debug=True)
+    return DDPO(diffusion, make_config(**changes), bare(PROMPTS), rewards, scorer, seed, debug=True)
 
 
 def two_rewards(normalize):
@@ -117,7 +118,7 @@ def test_a_batch_is_submitted_before_the_next_is_sampled(diffusion):
     events = []
 
     class Recorder:
-        def submit(self, images, prompts, metadata=None):
+        def submit(self, images, prompts, metadata=None, references=None):
             events.append("submit")
             future = Future()
             scores = images.mean(axis=(1, 2, 3)) / 255
@@ -171,7 +172,7 @@ def test_a_ratio_off_one_before_the_first_update_is_an_error_in_debug(diffusion,
     ddpo = make_ddpo(diffusion, scorer)
     submit = scorer.submit
 
-    def disturb(images, prompts, metadata=None):
+    def disturb(images, prompts, metadata=None, references=None):
         with torch.no_grad():
             diffusion.unet.conv_out.weight += 0.05
         return submit(images, prompts, metadata)

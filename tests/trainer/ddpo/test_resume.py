@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.fixtures.rows import bare
 from trainer.ddpo.algorithm import DDPO
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import RewardSpec
 
 WALL_CLOCK = {"sampling_seconds", "update_seconds"}
@@ -30,9 +32,9 @@ def config(request):
     )
 
 
-def start(folder, config, scorer, seed=3, normalize="none"):
+def start(folder, config, scorer, seed=3, normalize="none", rows=None):
     rewards = [RewardSpec(name=name, normalize=normalize) for name in ("brightness", "redness")]
-    return DDPO(Diffusion.load(str(folder)), config, ["a", "b"], rewards, scorer, seed)
+    return DDPO(Diffusion.load(str(folder)), config, rows or bare("ab"), rewards, scorer, seed)
 
 
 def on_disk(state, folder):
@@ -107,6 +109,37 @@ def test_resume_with_a_rollout_in_flight_is_exact(pipeline_folder, scorer, tmp_p
     assert_equal(resumed.state_dict(), whole.state_dict())
 
 
+def test_rows_of_one_prompt_have_statistics_of_their_own_which_a_checkpoint_keeps(
+    pipeline_folder, config, scorer, tmp_path
+):
+    rows = [Row(prompt="a"), Row(prompt="a", metadata={"of": 1}), Row(prompt="a", reference="/x")]
+    whole = start(pipeline_folder, config, scorer, rows=rows)
+    whole.step()
+    halfway = on_disk(whole.state_dict(), tmp_path)
+    expected = comparable(whole.step())
+    keys = ["a", '{"metadata":{"of":1},"prompt":"a"}', '{"prompt":"a","reference":"/x"}']
+    assert sorted(whole.state_dict()["state"]["rewards"]) == keys
+    resumed = start(pipeline_folder, config, scorer, rows=rows)
+    resumed.load_state_dict(halfway)
+    assert comparable(resumed.step()) == expected
+    assert_equal(resumed.state_dict(), whole.state_dict())
+
+
+def test_statistics_of_a_checkpoint_of_before_there_were_rows_go_on(
+    pipeline_folder, config, scorer
+):
+    ddpo = start(pipeline_folder, config, scorer)
+    kept = {"a": [1.25], "b": [0.75]}
+    ddpo.load_state_dict({**ddpo.state_dict(), "state": {"iteration": 0, "rewards": kept}})
+    ddpo.step()
+    for images, prompts in scorer.submitted:
+        sums = images.mean(axis=(1, 2, 3)) / 255 + images[..., 0].mean(axis=(1, 2)) / 255
+        for prompt, total in zip(prompts, sums, strict=True):
+            kept[prompt] = [*kept[prompt], total][-config.per_prompt_buffer :]
+    assert {len(rewards) for rewards in kept.values()} != {1}
+    assert ddpo.state_dict()["state"]["rewards"] == kept
+
+
 def test_every_batch_of_every_iteration_has_its_own_noise(pipeline_folder, scorer):
     config = DDPOConfig(
         samples_per_iteration=2,
@@ -116,7 +149,7 @@ def test_every_batch_of_every_iteration_has_its_own_noise(pipeline_folder, score
         learning_rate=1e-12,
     )
     reward = RewardSpec(name="brightness")
-    ddpo = DDPO(Diffusion.load(str(pipeline_folder)), config, ["a"], [reward], scorer, 0)
+    ddpo = DDPO(Diffusion.load(str(pipeline_folder)), config, bare("a"), [reward], scorer, 0)
     ddpo.step()
     ddpo.step()
     assert len({images.tobytes() for images, _ in scorer.submitted}) == 4

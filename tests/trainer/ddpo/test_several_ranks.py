@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from salon.errors import SalonError, UnknownInstance
 from tests.fixtures.ranks import run_ranks
+from tests.fixtures.rows import bare
 from tests.trainer.conftest import BrightnessScorer
 from trainer.algorithm import Step
 from trainer.ddpo.algorithm import DDPO
@@ -53,7 +54,7 @@ def start(pipeline, case, ranks=None):
     config = DDPOConfig(**COMMON, **CASES[case])
     diffusion = Diffusion.load(str(pipeline))
     rewards = [RewardSpec(name="brightness"), RewardSpec(name="redness", weight=-0.5)]
-    ddpo = DDPO(diffusion, config, ["a", "b"], rewards, scorer, seed=3, ranks=ranks, debug=True)
+    ddpo = DDPO(diffusion, config, bare("ab"), rewards, scorer, seed=3, ranks=ranks, debug=True)
     return ddpo, scorer
 
 
@@ -90,7 +91,7 @@ def main(folder, pipeline):
     ranks.close()
 
 
-def fail(images, prompts, metadata=None):
+def fail(images, prompts, metadata=None, references=None):
     raise UnknownInstance("the jury has left")
 
 

@@ -15,7 +15,7 @@ def test_sampling_goes_on_while_no_reward_has_come(diffusion, scorer):
     """The jury answers nothing before the next iteration's last batch: waiting would never end."""
     answer, waiting = scorer.submit, []
 
-    def submit(images, prompts, metadata=None):
+    def submit(images, prompts, metadata=None, references=None):
         future = Future()
         waiting.append((future, answer(images, prompts)))
         if len(waiting) == 2 * BATCHES:
@@ -52,7 +52,7 @@ def test_an_interrupt_keeps_what_was_in_flight(diffusion, scorer):
     ddpo.step()
     before = ddpo.state_dict()
 
-    def stop(images, prompts, metadata=None):
+    def stop(images, prompts, metadata=None, references=None):
         raise Interrupted(Cause.PREEMPTED)
 
     scorer.submit = stop

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from salon.errors import InvalidRequest, RewardFailed
+from tests.fixtures.rows import bare
 from trainer.ddpo.config import DDPOConfig
 from trainer.denoising.finetuner import Finetuner
 from trainer.denoising.rollout import Collector
 from trainer.runtime.ranks import Ranks
+from trainer.spec.prompts.rows import Row
 
 STEPS, BATCH = 3, 2
 PROMPTS = ["a", "b", "c"]
@@ -21,12 +23,12 @@ def collector(diffusion, scorer):
     config = DDPOConfig(sampling_steps=STEPS, guidance_scale=2.0)
     finetuner = Finetuner(diffusion, config, PROMPTS, seed=0)
 
-    def make(ranks=None, samples=6, **changes):
+    def make(ranks=None, samples=6, rows=None, **changes):
         return Collector(
             diffusion,
             finetuner.policy,
             scorer,
-            PROMPTS,
+            rows or bare(PROMPTS),
             samples=samples,
             batch_size=BATCH,
             seed=5,
@@ -40,7 +42,7 @@ def collector(diffusion, scorer):
 def test_a_rollout_is_what_was_submitted(collector, scorer, diffusion):
     rollout = collector().collect(4)
     images = np.concatenate([images for images, _ in scorer.submitted])
-    assert rollout.prompts == [p for _, prompts in scorer.submitted for p in prompts]
+    assert rollout.keys == [p for _, prompts in scorer.submitted for p in prompts]
     assert rollout.batches.tolist() == [0, 0, 1, 1, 2, 2]
     assert rollout.own.tolist() == [0, 1, 2, 3, 4, 5]
     np.testing.assert_array_equal(rollout.per_reward["brightness"], images.mean((1, 2, 3)) / 255)
@@ -48,9 +50,34 @@ def test_a_rollout_is_what_was_submitted(collector, scorer, diffusion):
     assert rollout.log_probs.shape == (6, STEPS)
     decoded = np.concatenate([diffusion.decode(part) for part in rollout.latents[:, -1].split(2)])
     np.testing.assert_array_equal(decoded, images)
-    expected = diffusion.encode(rollout.prompts).embeddings
+    expected = diffusion.encode(rollout.keys).embeddings
     assert torch.equal(rollout.conditioning.embeddings, expected)
     assert (rollout.dropped, rollout.sampled_after) == (0, 4)
+
+
+def test_what_a_row_carries_goes_to_the_rewards_and_not_to_the_generator(collector, scorer):
+    collector().collect(4)
+    plain = [images.tobytes() for images, _ in scorer.submitted]
+    assert scorer.carried == [(None, None)] * 3
+    scorer.submitted.clear()
+    scorer.carried.clear()
+    rows = [
+        Row(prompt="a", metadata={"mark": 1}),
+        Row(prompt="b", reference="/b.png"),
+        Row(prompt="c"),
+    ]
+    rollout = collector(rows=rows).collect(4)
+    assert [images.tobytes() for images, _ in scorer.submitted] == plain
+    drawn = [rows["abc".index(p)] for _, prompts in scorer.submitted for p in prompts]
+    assert {row.prompt for row in drawn} == {"a", "b", "c"}, "else the seed tells nothing"
+    assert rollout.keys == [row.key for row in drawn]
+    for part, (metadata, references) in zip(
+        (drawn[:2], drawn[2:4], drawn[4:]), scorer.carried, strict=True
+    ):
+        marked = [row.metadata or None for row in part]
+        assert metadata == (marked if any(marked) else None)
+        compared = [row.reference for row in part]
+        assert references == (compared if any(compared) else None)
 
 
 def test_every_rank_samples_its_batches_and_none_of_the_others(collector, scorer):
@@ -74,7 +101,7 @@ def test_samples_without_a_reward_are_left_out(collector, scorer):
     assert rollout.dropped == 3
     assert rollout.batches.tolist() == [0, 1, 2]
     assert rollout.own.tolist() == [0, 1, 2]
-    assert rollout.prompts == [prompt for _, prompt in whole[1::2]]
+    assert rollout.keys == [prompt for _, prompt in whole[1::2]]
     assert len(rollout.latents) == len(rollout.log_probs) == len(rollout.conditioning) == 3
     assert np.isfinite(rollout.per_reward["brightness"]).all()
 
@@ -95,7 +122,7 @@ def test_what_was_in_flight_is_scored_again(collector, scorer):
     second = collector()
     rollout = second.finish(second.resume(tensors, 7, 6))
     assert [(images.tobytes(), prompts) for images, prompts in scorer.submitted] == sent
-    assert rollout.prompts == expected.prompts
+    assert rollout.keys == expected.keys
     assert rollout.sampled_after == 6
     assert torch.equal(rollout.latents, expected.latents)
     assert torch.equal(rollout.log_probs, expected.log_probs)
@@ -114,10 +141,10 @@ def test_an_error_of_sampling_is_raised_where_ranks_agree(collector, scorer):
     sent = scorer.submitted
     submit = scorer.submit
 
-    def fail_second(images, prompts):
+    def fail_second(*batch):
         if len(sent) == 1:
             raise OSError("no route to the jury")
-        return submit(images, prompts)
+        return submit(*batch)
 
     scorer.submit = fail_second
     flight = collector().start(0, 0)

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
 from tests.fixtures.finished_run import finished_run
+from tests.fixtures.rows import bare
 from trainer.evaluation.evaluations import Best, Evaluations
 from trainer.evaluation.held_out import Evaluation
 from trainer.result import save_model
@@ -36,7 +37,7 @@ class Model:
 
 
 class ValueScorer:
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         scores = images.mean(axis=(1, 2, 3)).astype(float)
         future = Future()
         future.set_result(
@@ -48,7 +49,7 @@ class ValueScorer:
 def make_spec(iterations=6, every=2, rules=(), keep_best="eval/brightness/mean"):
     spec = finished_run(iterations=iterations).spec
     section = spec.evaluation.model_copy(
-        update={"prompts": PROMPTS, "samples": 4, "every": every, "keep_best": keep_best}
+        update={"prompts": bare(PROMPTS), "samples": 4, "every": every, "keep_best": keep_best}
     )
     return spec.model_copy(update={"evaluation": section, "stop_when": list(rules)})
 
@@ -70,9 +71,7 @@ def run(model, evaluations, values):
 
     def save(folder, evaluation):
         summary = {**COUNTS, **evaluations.summary()}
-        save_model(
-            folder, model, make_spec(), summary, evaluations.before, evaluation, is_best=True
-        )
+        save_model(folder, evaluations, summary, evaluation, is_best=True)
 
     for iteration, value in values:
         model.value = value

@@ -39,9 +39,11 @@ class ChangingScorer:
 
     def __init__(self):
         self._batches = 0
+        self.sent = []
 
-    def submit(self, images, prompts, metadata=None):
+    def submit(self, images, prompts, metadata=None, references=None):
         self._batches += 1
+        self.sent.append((list(prompts), metadata, references))
         every = np.ones(len(images))
         versions = {"r": (str(self._batches),), "s": ("1",)}
         future = Future()
@@ -63,6 +65,18 @@ def test_an_evaluation_knows_every_version_that_scored_it():
     spec = EvaluationSpec(prompts=["a"], samples=4, batch_size=2)
     evaluation = evaluate(Blank(), ChangingScorer(), spec)
     assert evaluation.versions == {"r": ["1", "2"], "s": ["1"]}
+
+
+def test_an_evaluation_sends_what_its_rows_carry_and_keeps_their_prompts():
+    rows = ["a", {"prompt": "a", "metadata": {"of": 1}}, {"prompt": "b", "reference": "/x.png"}]
+    spec = EvaluationSpec(prompts=rows, samples=4, batch_size=2)
+    scorer = ChangingScorer()
+    evaluation = evaluate(Blank(), scorer, spec)
+    assert scorer.sent == [
+        (["a", "a"], [None, {"of": 1}], None),
+        (["b", "a"], None, ["/x.png", None]),
+    ]
+    assert evaluation.prompts == ["a", "a", "b", "a"]
 
 
 def test_divergence_and_diversity_are_measured_where_the_spec_asks_for_them(clip_folder):

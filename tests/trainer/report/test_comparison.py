@@ -203,3 +203,17 @@ def test_dotted_keys_are_those_of_overrides():
         "b.c.d": [1, 2],
         "e": [],
     }
+
+
+def test_prompts_that_carry_more_are_one_value_of_a_comparison(tmp_path):
+    folders = []
+    for name, answer in (("one", "cat"), ("two", "dog")):
+        folder, _ = leave(tmp_path / name)
+        spec = yaml.safe_load((folder / "spec.yaml").read_text())
+        spec["prompts"] = [{"prompt": "a beast", "metadata": {"answers": [answer]}}, "a hat"]
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+        folders.append(folder)
+    assert compare(*folders, out=tmp_path / "page.html").exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "2, e.g. a beast" in page
+    assert "prompts.0" not in page

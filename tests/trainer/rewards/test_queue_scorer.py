@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from salon.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     Overloaded,
     RewardFailed,
     SalonError,
@@ -18,6 +20,7 @@ from salon.queue.broker import create_app
 from salon.queue.connection import connect
 from salon.queue.replies import Reply, ReplyKind, ReplyStream
 from salon.reward.v1 import reward_pb2
+from salon.wire.structs import to_dict
 from tests.fixtures.service import wait_until
 from trainer.rewards import queue_scorer
 from trainer.rewards.queue_scorer import QueueScorer
@@ -31,7 +34,9 @@ SECONDS = 30
 class Worker:
     """A scorer of one reward, and the answers to it."""
 
-    def __init__(self, settings, server, deadline=60.0, on_waiting=print, **changes):
+    def __init__(
+        self, settings, server, deadline=60.0, on_waiting=print, references=None, **changes
+    ):
         settings = settings.model_copy(update={"redis_url": server.url, **changes})
         self.interrupt, self.versions = Interrupt(), RewardVersions()
         self._redis = connect(server.url)
@@ -45,6 +50,7 @@ class Worker:
             interrupt=self.interrupt,
             on_waiting=on_waiting,
             versions=self.versions,
+            references=references,
         )
 
     def submit(self, side=4):
@@ -96,6 +102,44 @@ def test_a_batch_says_in_what_unit_it_was_scored_and_which_way_is_better(worker)
     future = jury.submit()
     jury.score()  # a service of an older release says neither
     assert future.result(SECONDS).scales == {"r": Scale("", lower_is_better=False)}
+
+
+def request_of(jury):
+    """What a worker would hand to the service, of the only request there is."""
+    [pending] = jury.scorer._window.requests()
+    blob = jury.scorer._blobs.get(pending.message.reference)
+    return reward_pb2.ScoreRequest.FromString(blob)
+
+
+def test_a_request_has_what_each_row_carries(worker, tmp_path):
+    jury = worker()
+    for value in (1, 2):
+        Image.new("RGB", (2, 1), (value, 0, 0)).save(tmp_path / f"{value}.png")
+    files = [str(tmp_path / "1.png"), None, str(tmp_path / "2.png"), str(tmp_path / "1.png")]
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    jury.scorer.submit(images, list("abcd"), [None, {"a": 1}, None, None], files)
+    samples = request_of(jury).samples
+    assert [sample.prompt for sample in samples] == list("abcd")
+    assert [sample.HasField("metadata") for sample in samples] == [False, True, False, False]
+    assert to_dict(samples[1].metadata) == {"a": 1}
+    assert [sample.HasField("reference") for sample in samples] == [True, False, True, True]
+    reds = [sample.reference.data[:1] for sample in samples]
+    assert reds == [b"\1", b"", b"\2", b"\1"]
+
+
+def test_a_request_compares_with_what_the_rewards_entry_names_before_what_rows_do(worker, tmp_path):
+    jury = worker(references={"r": np.full((1, 1, 3), 7, np.uint8)})
+    Image.new("RGB", (1, 1)).save(tmp_path / "row.png")
+    images = np.zeros((2, 2, 2, 3), np.uint8)
+    jury.scorer.submit(images, ["a", "b"], None, [str(tmp_path / "row.png"), None])
+    assert [sample.reference.data for sample in request_of(jury).samples] == [b"\7\7\7"] * 2
+
+
+def test_a_reference_that_is_gone_is_named_and_nothing_is_sent(worker, tmp_path):
+    jury = worker()
+    with pytest.raises(InvalidRequest, match=rf"cannot read reference {tmp_path}/gone\.png"):
+        jury.scorer.submit(np.zeros((1, 2, 2, 3), np.uint8), ["a"], None, [f"{tmp_path}/gone.png"])
+    assert jury.scorer._window.requests() == []
 
 
 def test_scores_that_cannot_be_read_are_an_error_of_their_batch_alone(worker):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from salon.errors import RewardFailed
+from tests.fixtures.rows import bare
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
@@ -27,7 +28,7 @@ def make_rwr(diffusion, scorer, seed=0, rewards=BRIGHTNESS, interrupt=None, **ch
         "guidance_scale": 2.0,
     }
     config = RWRConfig(**{**values, **changes})
-    return RWR(diffusion, config, PROMPTS, rewards, scorer, seed, interrupt=interrupt)
+    return RWR(diffusion, config, bare(PROMPTS), rewards, scorer, seed, interrupt=interrupt)
 
 
 def submitted(scorer):

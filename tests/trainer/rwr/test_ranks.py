@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.fixtures.ranks import run_ranks
+from tests.fixtures.rows import bare
 from tests.trainer.conftest import BrightnessScorer
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.runtime.ranks import Ranks
@@ -42,7 +43,7 @@ def trained(pipeline, case, ranks):
     reward = RewardSpec(name="brightness", normalize="zscore")
     scorer = BrightnessScorer()
     scorer.refuse_first = True  # ranks must agree on what is dropped
-    rwr = RWR(Diffusion.load(pipeline), config, ["a", "b"], [reward], scorer, 3, ranks=ranks)
+    rwr = RWR(Diffusion.load(pipeline), config, bare("ab"), [reward], scorer, 3, ranks=ranks)
     steps = [rwr.step(), rwr.step()]
     metrics = [{"samples": step.samples, **step.metrics} for step in steps]
     return [{n: v for n, v in m.items() if n not in WALL_CLOCK} for m in metrics], rwr.state_dict()[

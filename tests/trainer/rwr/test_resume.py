@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.fixtures.rows import bare
 from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
@@ -37,7 +38,7 @@ def config(request):
 
 def start(folder, config, scorer, seed=3):
     rewards = [RewardSpec(name=name, normalize="zscore") for name in ("brightness", "redness")]
-    return RWR(Diffusion.load(str(folder)), config, ["a", "b"], rewards, scorer, seed)
+    return RWR(Diffusion.load(str(folder)), config, bare("ab"), rewards, scorer, seed)
 
 
 def on_disk(state, folder):
@@ -99,7 +100,7 @@ def test_every_epoch_of_every_iteration_has_its_own_noise(diffusion, scorer):
         learning_rate=1e-12,
         guidance_scale=1,
     )
-    rwr = RWR(diffusion, config, ["a"], [RewardSpec(name="brightness")], scorer, 0)
+    rwr = RWR(diffusion, config, bare("a"), [RewardSpec(name="brightness")], scorer, 0)
     noised = []
 
     def note(unet, inputs):

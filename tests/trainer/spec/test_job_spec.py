@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from salon.errors import InvalidRequest
 from salon.settings import Settings
 from salon.stack.local_services import local_services
+from tests.fixtures.rows import texts
 from trainer.ddpo.config import DDPOConfig
 from trainer.rwr.config import RWRConfig
 from trainer.spec.file import load_spec
@@ -56,7 +57,7 @@ def test_overrides_are_typed_and_reach_into_sections(write):
     overrides = ["seed=7", "algorithm.learning_rate=3e-4", "algorithm.lora.rank=8"]
     spec = load_spec(write(), [*overrides, "rewards.0.weight=2", "prompts=[a=b]"])
     assert (spec.seed, spec.algorithm.learning_rate, spec.algorithm.lora.rank) == (7, 3e-4, 8)
-    assert (spec.rewards[0].weight, spec.prompts) == (2, ["a=b"])
+    assert (spec.rewards[0].weight, texts(spec.prompts)) == (2, ["a=b"])
 
 
 def test_rewards_are_raw_unless_the_spec_says_otherwise(write):
@@ -75,7 +76,8 @@ def test_a_spec_resolved_once_is_the_same_read_again(write, tmp_path):
 def test_a_prompt_file_becomes_its_lines(write, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# animals\na cat\n\n  a dog \n", encoding="utf-8")
-    assert load_spec(write(prompts=str(prompts)), []).prompts == ["a cat", "a dog"]
+    spec = load_spec(write(prompts=str(prompts)), [])
+    assert texts(spec.prompts) == ["a cat", "a dog"]
 
 
 def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
@@ -281,7 +283,7 @@ def test_what_a_spec_names_is_looked_for_beside_it_and_in_the_working_folder(
     )
     assert spec.model == str(folder / "mine" / "model")
     assert spec.evaluation.diversity_model == str(folder / "mine" / "clip")
-    assert (spec.prompts, spec.evaluation.prompts) == (["a fox"], ["an owl"])
+    assert texts(spec.prompts + spec.evaluation.prompts) == ["a fox", "an owl"]
     assert spec.rewards[0].reference == str(folder / "target.png")
 
 
@@ -290,8 +292,10 @@ def test_of_two_places_a_spec_means_its_own_and_an_override_the_working_folder(
 ):
     (tmp_path / "own.txt").write_text("of the spec\n")
     (elsewhere / "own.txt").write_text("of the shell\n")
-    assert load_spec(write(prompts="own.txt"), []).prompts == ["of the spec"]
-    assert load_spec(write(), ["prompts=own.txt"]).prompts == ["of the shell"]
+    spec = load_spec(write(prompts="own.txt"), [])
+    assert texts(spec.prompts) == ["of the spec"]
+    spec = load_spec(write(), ["prompts=own.txt"])
+    assert texts(spec.prompts) == ["of the shell"]
 
 
 @pytest.mark.parametrize(
@@ -356,11 +360,11 @@ def test_a_reward_may_be_its_name_alone(write):
 )
 def test_a_prompt_is_the_text_it_is(write, monkeypatch, prompt):
     monkeypatch.setenv("SECRET", "hf_secret")
-    assert load_spec(write(prompts=[prompt]), []).prompts == [prompt]
+    assert texts(load_spec(write(prompts=[prompt]), []).prompts) == [prompt]
     quoted = yaml.safe_dump(prompt, default_style='"', width=1000).strip()
-    assert load_spec(write(), [f"prompts=[{quoted}]"]).prompts == [prompt]
+    assert texts(load_spec(write(), [f"prompts=[{quoted}]"]).prompts) == [prompt]
     held_out = load_spec(write(), [f"evaluation.prompts.0={prompt}"]).evaluation.prompts
-    assert held_out == [prompt]
+    assert texts(held_out) == [prompt]
 
 
 def test_no_key_reads_the_environment(write, monkeypatch):
@@ -375,7 +379,7 @@ def test_no_key_reads_the_environment(write, monkeypatch):
 def test_a_prompt_without_quotes_stays_a_text(write, text):
     path = write()
     path.write_text(path.read_text().replace("- a cat", f"- {text}"))
-    assert load_spec(path, []).prompts == [text, "a dog"]
+    assert texts(load_spec(path, []).prompts) == [text, "a dog"]
 
 
 def test_overrides_make_sections_and_take_null_and_lists(write):
@@ -391,7 +395,7 @@ def test_overrides_make_sections_and_take_null_and_lists(write):
     )
     assert (spec.algorithm.eta, spec.algorithm.lora.rank, spec.algorithm.lora.alpha) == (1, 2, 8)
     assert (spec.eval_rewards, spec.evaluation.every) == (["clip_score"], 2)
-    assert (spec.rewards[0].weight, spec.prompts) == (1e-4, ["a cat", "a #1 dad"])
+    assert (spec.rewards[0].weight, texts(spec.prompts)) == (1e-4, ["a cat", "a #1 dad"])
     assert load_spec(write(), ["algorithm.lora.rank=2", "algorithm.lora=null"]).algorithm == (
         load_spec(write(), []).algorithm
     )
@@ -500,4 +504,4 @@ def test_a_record_is_data_and_makes_nobody_import_or_read(tmp_path, monkeypatch,
         read_record(MINIMAL | changed)
     assert not (tmp_path / "ran").exists()
     stored = read_record(MINIMAL | {"prompts": [source]})
-    assert stored.prompts == [source]
+    assert texts(stored.prompts) == [source]

@@ -1,1 +1,1 @@
-"""Prompt sets by name, and the other places that prompts come from."""
+"""Rows of prompts, sets of them by name, and the other places that they come from."""

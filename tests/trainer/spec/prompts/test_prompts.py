@@ -43,7 +43,7 @@ def here(tmp_path, monkeypatch):
 def submit(here):
     def load(prompts):
         Path("job.yaml").write_text(yaml.safe_dump(SPEC | {"prompts": prompts}))
-        return load_spec(Path("job.yaml"), []).prompts
+        return load_spec(Path("job.yaml"), []).model_dump(mode="json")["prompts"]
 
     return load
 
@@ -153,8 +153,8 @@ def test_a_module_of_the_users_takes_nobodys_place(here):
         ("broken:prompts", r"cannot import 'broken' .*ZeroDivisionError"),
         ("nowhere:prompts", r"cannot import 'nowhere' .*ModuleNotFoundError"),
         ("odd:missing", "odd has no function 'missing'"),
-        ("odd:number", r"odd:number must return a list of strings; it returned 3"),
-        ("odd:mixed", r"must return a list of strings; it returned \['a', 1\]"),
+        ("odd:number", r"odd:number must return a list of strings and rows; it returned 3"),
+        ("odd:mixed", r"must return a list of strings and rows; it returned \['a', 1\]"),
         ("odd:failing", r"odd:failing raised KeyError: 'lost'"),
         ("latin.txt", r"latin.txt' is not UTF-8"),
         (".", r"no prompt file '\.'"),
