@@ -42,13 +42,14 @@ class SalonContender:
         """See `Contender.iterate`."""
         watch = Stopwatch(self._assignment.device)
         started = time.process_time()
-        metrics = watch.time("seconds", self._ddpo.step)
+        step = watch.time("seconds", self._ddpo.step)
+        metrics = step.metrics
         return {
             **watch.seconds,
             "cpu_seconds": time.process_time() - started,
             "sampling": metrics["sampling_seconds"],
             "update": metrics["update_seconds"],
-            "reward_wait": metrics["reward_wait_seconds"],
+            "reward_wait": step.waited_seconds,
             "reward_mean": metrics["reward_mean"],
             "clip_fraction": metrics["clipfrac"],
             "peak_bytes": peak_bytes(self._assignment.device),

@@ -156,7 +156,7 @@ def test_a_run_whose_folder_is_removed_ends_by_saying_so(attempts, tmp_path):
         steps.append(len(steps))
         if len(steps) == 3:
             shutil.rmtree(folder)
-        return {"samples": 4.0, "reward_wait_seconds": 0.0}
+        return Step(4)
 
     with (
         attempts.folder.held(token=1, wait_seconds=1),
