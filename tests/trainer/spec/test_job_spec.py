@@ -325,6 +325,27 @@ def test_a_folder_called_as_an_owner_on_the_hub_says_nothing_of_a_model(write, t
         load_spec(write(model=model), [])
 
 
+def test_an_owner_that_is_a_folder_of_models_here_is_no_owner_on_the_hub(
+    write, tmp_path, monkeypatch
+):
+    models = tmp_path / "here" / "models"
+    for name, file in (("clip-digits", "config.json"), ("sd-digits", "model_index.json")):
+        (models / name).mkdir(parents=True)
+        (models / name / file).write_text("{}")
+    (models / "notes").mkdir()
+    told = (
+        rf"model: no folder 'models/q' .*though there is {models}/\S+-digits and {models}/\S+; if"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_spec(write(model="models/q"), []).model == "models/q"
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InvalidRequest, match=told) as raised:
+        load_spec(write(model="models/q"), [])
+    assert "notes" not in str(raised.value)
+    with pytest.raises(InvalidRequest, match=r"evaluation.diversity_model: no folder 'models/q'"):
+        load_spec(write(), ["evaluation.diversity_model=models/q"])
+
+
 def test_what_is_not_in_the_home_folder_is_looked_for_there_alone(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with pytest.raises(InvalidRequest, match=rf"looked for {tmp_path}/home/own\.txt\)"):
