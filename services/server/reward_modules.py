@@ -22,14 +22,14 @@ from salon.errors import InvalidRequest, RewardFailed, SalonError
 from salon.own_modules import namesake
 from salon.reward.v1 import reward_pb2
 from salon.serving import Reward, RewardConfig
-from salon.stack.local_services import LOCAL_SERVICES
+from salon.stack.local_services import LOCAL_SERVICES, REWARD_NAME
 from salon.stand_ins import is_stand_in
 from services import rewards
 
 logger = structlog.get_logger()
 
 
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
+_NAME = re.compile(REWARD_NAME)
 
 
 @dataclass(frozen=True)
