@@ -106,8 +106,8 @@ def class_of(record: Any) -> type[JobSpec]:
     section = record.get("algorithm") if isinstance(record, Mapping) else None
     if section is not None and not isinstance(section, Mapping):
         raise InvalidRequest(
-            f"algorithm: Input should be a valid dictionary (got {section!r:.100}); e.g. algorithm: "
-            "{name: ddpo}"
+            f"algorithm: Input should be a valid dictionary (got {section!r:.100}); e.g. "
+            "algorithm: {name: ddpo}"
         )
     name = section.get("name") if section else None
     if not isinstance(name, str):

@@ -1,6 +1,7 @@
 """Where the paths that a job spec names are looked for."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,12 @@ def looked_for(path: str, folders: Sequence[Path]) -> str:
 
 def missing_model(key: str, model: str, folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong with a model that lies in no folder and is no hub id; one line, or none."""
+    try:
+        Path(model).is_dir()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            yield f"{key}: {model!r:.100} is no folder: {error.strerror}"
+            return
     if Path(model).is_absolute():
         return
     places = looked_for(model, folders)
