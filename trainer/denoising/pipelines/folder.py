@@ -77,7 +77,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1e9
 
 
 _Rule = tuple[Callable[[Any], bool], str]
@@ -124,7 +124,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
     _NOISE: {
         "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
         "num_train_timesteps": (
-            _is_whole,
+            lambda value: _is_whole(value) and value <= 100_000,
             "it is a whole number above 0, 1000 for all of Stable Diffusion",
         ),
         "timestep_spacing": _one_of("leading", "linspace", "trailing"),
@@ -373,7 +373,7 @@ def _size_oddity(unet: dict[str, Any], vae: dict[str, Any]) -> str:
     size: Any = unet.get("sample_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     blocks = vae.get("block_out_channels")
-    factor = 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 1
+    factor = 2 ** min(len(blocks) - 1, 16) if isinstance(blocks, list) else 1
     if not all(map(_is_whole, sides)):
         return (
             f"unet/config.json has sample_size {size!r:.100}, so that nobody knows how large to "
