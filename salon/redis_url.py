@@ -11,6 +11,22 @@ _IN_FRONT = re.compile(r"^([a-z][a-z0-9+.-]*://)?+([^:@]*):.*@", re.IGNORECASE |
 _ALONE = re.compile(r"^([a-z][a-z0-9+.-]*://)?+[^:@/][^:]*@", re.IGNORECASE)
 _WITHOUT_HOST = re.compile(r"^([a-z][a-z0-9+.-]*://):(?!\d*(?:[/?#]|$))[^@]*$", re.IGNORECASE)
 
+_OPTIONS = frozenset(
+    (
+        *("db", "username", "password", "retry_on_timeout", "health_check_interval"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive"),
+    )
+)
+_TLS = frozenset(
+    f"ssl_{name}"
+    for name in (
+        *("ca_certs", "ca_data", "ca_path", "cert_reqs", "certfile", "keyfile", "password"),
+        *("check_hostname", "ciphers", "min_version"),
+        *("include_verify_flags", "exclude_verify_flags"),
+        *("validate_ocsp", "validate_ocsp_stapled", "ocsp_context", "ocsp_expected_cert"),
+    )
+)
+
 
 def shown(url: str) -> str:
     """`url` for people, logs and errors: without its passwords, also where it is no proper URL."""
@@ -66,6 +82,18 @@ def is_misread(url: str) -> bool:
     # redis-py leaves out what is no option: that it was the host would not be noticed.
     cut = any("@" in part and "=" not in part for part in parts.query.split("&"))
     return cut or bool(parts.fragment) or not re.fullmatch(r"/?|/\d+/?", parts.path)
+
+
+def no_options(url: str) -> list[str]:
+    """Options that `url` names and that do not say how its Redis is reached.
+
+    Others of redis-py change what is read of it, such as decode_responses.
+    """
+    parts = urlsplit(url)
+    # What is in front of the host, if a password holds a bare ?, is not to be shown.
+    query = "" if "@" in parts.query else parts.query
+    known = _OPTIONS | _TLS if parts.scheme == "rediss" else _OPTIONS
+    return [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in known]
 
 
 def missing_files(url: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -76,10 +76,11 @@ def submit(
     screen = notices if as_json else console
     jobs: list[str] = []
     try:
-        _announce(settings, checked[0], screen)
+        unserved = _announce(settings, checked[0], screen)
         for each in checked:
             jobs.append(_submit(settings, each).id)
             _print_submitted(jobs[-1], screen)
+        _print_unserved(unserved, screen)
         if follow and seeds:
             _watch_all(settings, jobs, out, screen)
         elif follow:
@@ -127,9 +128,10 @@ def _run(settings: Settings, checked: CheckedSpec) -> None:
             lifecycle.up(settings, checked.rewards, owner=os.getpid())
         started = True
         settings = load_settings()  # read anew: now the stack's Redis has a password
-        _announce(settings, checked, console)
+        unserved = _announce(settings, checked, console)
         job = _submit(settings, checked, bound_key(settings)).id
         _print_submitted(job, console)
+        _print_unserved(unserved, console)
         _follow(settings, job, console)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -161,21 +163,14 @@ def _check_all(
     return [check(settings, path, [*overrides, f"seed={seed}"]) for seed in parse_seeds(seeds)]
 
 
-def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None:
-    """Say what is submitted, and which of its rewards nobody scores."""
+def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> dict[str, str]:
+    """Say what is submitted; returns what to say of each of its rewards that nobody scores."""
     open_store(settings)
     model = checked.resolved.get("model")
     if model is not None and not checked.resolved["allow_stand_ins"]:
         check_stand_ins(model, checked.rewards, known_targets(settings), settings.security)
     served = served_rewards(create_app(settings))
     refuse_misspelt(checked.rewards, settings.reward_targets.keys() | served)
-    for reward in sorted(set(checked.rewards) - served):
-        known = ", ".join(sorted(served)) or "none"
-        screen.print(
-            f"no worker scores {reward} now (served: {known}); the job will wait for one",
-            style="yellow",
-            soft_wrap=True,
-        )
     if model is not None and not (Path(model).is_absolute() or Path(model).is_dir()):
         screen.print(
             f"model {model} is no folder here: it is taken for an id of the Hugging Face hub",
@@ -185,6 +180,19 @@ def _announce(settings: Settings, checked: CheckedSpec, screen: Console) -> None
     outline = yaml.safe_dump(checked.outline(), sort_keys=False, allow_unicode=True)
     screen.print(outline.rstrip(), style="dim", soft_wrap=True)
     screen.print("# the rest has its defaults", style="dim")
+    known = ", ".join(sorted(served)) or "none"
+    return {
+        reward: f"no worker scores {reward} now (served: {known}); the job will wait for one, e.g."
+        for reward in sorted(set(checked.rewards) - served)
+    }
+
+
+def _print_unserved(unserved: Mapping[str, str], screen: Console) -> None:
+    """The last that is said, so that it is seen: each with the command that would serve it."""
+    for reward, words in unserved.items():
+        targets = f"""'{{"{reward}": "HOST:PORT"}}'"""
+        command = f"SALON_REWARD_TARGETS={targets} python -P -m workers -Q score.{reward}"
+        screen.print(Text(f"{words} {command}", style="yellow"), soft_wrap=True)
 
 
 def _print_submitted(job: str, screen: Console) -> None:

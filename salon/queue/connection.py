@@ -1,6 +1,7 @@
 """Connections to Redis: a patient one that waits out a restart, and one that answers at once."""
 
 import logging
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -14,6 +15,7 @@ from salon.redis_url import (
     is_misread,
     lacks_colon,
     missing_files,
+    no_options,
     own_port,
     password,
     shown,
@@ -112,6 +114,14 @@ def check_url(url: str) -> None:
                 f"SALON_REDIS_URL is {shown(url)!r}: behind the address comes nothing but "
                 "/DATABASE, a number; write / @ ? # of a password as %2F %40 %3F %23"
             )
+        if options := no_options(url):
+            tls = " and, of rediss://, ssl_ca_certs and its like"
+            raise RedisMisnamed(
+                f"SALON_REDIS_URL is {shown(url)!r}: no option {options[0]:.100}; there are db, "
+                f"username, password, socket_timeout{tls}"
+            )
+        if urlsplit(url).port == 0:
+            raise RedisMisnamed(f"SALON_REDIS_URL is {shown(url)!r}: no Redis listens at port 0")
         if missing := missing_files(url):
             raise RedisMisnamed(f"SALON_REDIS_URL names {missing[0]}, which is no file")
         # What redis-py does not take as an option shows when a connection is made of it.

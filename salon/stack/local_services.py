@@ -135,9 +135,13 @@ def refuse_misspelt(rewards: Iterable[str], served: Collection[str]) -> None:
 def misspelt(name: str, known: Iterable[str]) -> str:
     """The one of `known` that `name` is a letter or two from; empty if there is none.
 
-    Another number is another version, not a slip.
+    Another number is another version, not a slip. A module of services stands for its first reward.
     """
-    others = {_plain(reward): reward for reward in known if _digits(reward) == _digits(name)}
+    known = set(known)
+    rewards = {service.process: service.rewards[0] for service in salons_own()}
+    rewards = {module: reward for module, reward in rewards.items() if reward in known}
+    rewards |= {reward: reward for reward in known}
+    others = {_plain(key): rewards[key] for key in rewards if _digits(key) == _digits(name)}
     near = difflib.get_close_matches(_plain(name), others, n=1, cutoff=0.85)
     return others[near[0]] if near else ""
 

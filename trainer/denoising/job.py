@@ -9,7 +9,7 @@ from pydantic import Field
 from salon.errors import InvalidRequest, SalonError
 from salon.settings import Settings
 from salon.stand_ins import is_stand_in, refusal
-from trainer.denoising.config import DenoisingConfig, LoraConfig, unknown_targets
+from trainer.denoising.config import DenoisingConfig, unknown_targets
 from trainer.denoising.pipelines.folder import PipelineFolder
 from trainer.spec.places import missing_model
 from trainer.spec.rewarded_job import RewardedJob
@@ -82,17 +82,17 @@ class DenoisingJob(RewardedJob):
     def check_inputs(self, settings: Settings, *, here: bool = False) -> None:
         """See `JobSpec.check_inputs`."""
         super().check_inputs(settings, here=here)
-        check_generator(self.model, self.algorithm.lora, here or trains_here(settings))
+        check_generator(self.model, self.algorithm, here or trains_here(settings))
 
 
-def check_generator(model: str, lora: LoraConfig | None, here: bool) -> None:
+def check_generator(model: str, config: DenoisingConfig, here: bool) -> None:
     """Refuse a folder that is not there or cannot be drawn with, and LoRA on layers it lacks.
 
     A folder that is not here may be where the trainers are.
 
     Args:
         model: a folder or a hub id.
-        lora: what it is trained with.
+        config: how it is trained.
         here: whether the trainers are known to run on this host.
 
     Raises:
@@ -102,7 +102,8 @@ def check_generator(model: str, lora: LoraConfig | None, here: bool) -> None:
         check_absent("model", Path(model), here)
         return
     folder = PipelineFolder(Path(model), model)
-    folder.check()
+    folder.check(config.sampling_steps)
+    lora = config.lora
     layers = {name.rpartition(".")[0] for name in folder.shapes("unet")}
     if lora is not None and (wrong := unknown_targets(lora.target_modules, layers)):
         raise InvalidRequest(f"algorithm.{wrong}")

@@ -1,14 +1,15 @@
 """A job spec as a file: read, with overrides, and what is wrong with it in words. No torch here."""
 
 import copy
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from salon.errors import InvalidRequest
-from trainer.algorithms import AlgorithmUnusable, hint, job_class, names
+from trainer.algorithms import AlgorithmUnusable, job_class, names
 from trainer.spec import overrides as command_line
 from trainer.spec.job_spec import JobSpec, class_of
 from trainer.spec.places import find
@@ -34,6 +35,7 @@ _FORMS = {
 """How what lists and sections hold is written, by its key."""
 
 MAX_PROBLEMS = 20  # that are told of one spec
+MAX_QUOTED = 500  # characters of a text in an error; of longer ones, the first 100
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -49,8 +51,20 @@ def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
         InvalidRequest: one line for each thing wrong, naming key, value and the way out.
     """
     values = _read(path)
+    written: list[Any] = [values, list(overrides)]
+    try:
+        return _checked(path, values, overrides, written)
+    except InvalidRequest as error:
+        raise InvalidRequest(_cut(str(error), written)) from None
+
+
+def _checked(
+    path: Path, values: dict[str, Any], overrides: Sequence[str], written: list[Any]
+) -> JobSpec:
+    """The rest of `load_spec`, which adds to `written` what its errors may quote."""
     folders = (path.absolute().parent, Path.cwd())
     meant = _overridden(copy.deepcopy(values), overrides)
+    written.append(meant)
     try:
         kind = class_of(meant)
     except InvalidRequest as error:
@@ -77,6 +91,25 @@ def load_spec(path: Path, overrides: Sequence[str]) -> JobSpec:
         lines = "\n".join(problems)
         raise InvalidRequest(f"{path}:\n{lines}" if "\n" in lines else f"{path}: {lines}")
     return spec
+
+
+def _cut(message: str, written: Any) -> str:
+    """`message`, in which no text of a spec is longer than anybody reads."""
+    texts = {text for text in _texts(written) if len(text) > MAX_QUOTED}
+    for text in sorted(texts, key=len, reverse=True):
+        for quoted in (text, repr(text)[1:-1]):
+            message = message.replace(quoted, f"{text[:100]!r}"[1:-1] + "…")
+    return message
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        yield from _texts([*values, *values.values()])
+    elif isinstance(values, list):
+        for value in values:
+            yield from _texts(value)
 
 
 def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -146,9 +179,7 @@ def _explain(problem: Mapping[str, Any], kind: type[JobSpec], algorithm: str) ->
         if others := [*_others_with(path, str(name), algorithm)]:
             whose = " and ".join(others)
             return f"{key}: unknown key; it is one of {whose}, and this is a job of {algorithm}"
-        return (
-            f"{key}: unknown key; {hint(str(name), sorted(_section_at(kind, path).model_fields))}"
-        )
+        return f"{key}: unknown key; {_meant(kind, path, str(name))}"
     message = problem["msg"].removeprefix("Value error, ")
     form = _FORMS.get(".".join(part for part in location if isinstance(part, str)), "")
     form = form and f"; e.g. {form}"
@@ -160,6 +191,30 @@ def _explain(problem: Mapping[str, Any], kind: type[JobSpec], algorithm: str) ->
     quotes = problem["type"] == "string_type" and isinstance(got, int | float)
     way_out = "; put quotes around a text" if quotes else ""
     return f"{key}: {message} (got {got!r:.100}){way_out}{form}"
+
+
+def _meant(kind: type[JobSpec], path: Sequence[str | int], key: str) -> str:
+    """The way out for one who wrote `key` into the section at `path`: here, or in another one."""
+    here = "".join(f"{part}." for part in path)
+    own = _section_at(kind, path).model_fields
+    everywhere = list(_keys(kind))
+    if elsewhere := [dotted for dotted in everywhere if dotted.rpartition(".")[2] == key]:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    if near := difflib.get_close_matches(key, own, n=1):
+        return f"did you mean {here}{near[0]}?"
+    names = {dotted.rpartition(".")[2]: dotted for dotted in reversed(everywhere)}
+    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.8):
+        return f"did you mean {names[near[0]]}?"
+    return f"known: {', '.join(sorted(own))}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The keys of a section and of those in it, dotted; of lists, those of the first entry."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        entry = "0." if get_origin(field.annotation) is list else ""
+        for inner in _models_in(field.annotation):
+            yield from _keys(inner, f"{prefix}{name}.{entry}")
 
 
 def _others_with(path: Sequence[str | int], key: str, algorithm: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from trainer.spec.needs import HELD_OUT, check_needs
 from trainer.spec.places import looked_for, missing_model
 from trainer.spec.prompts.rows import Row
 from trainer.spec.reference import read_reference
-from trainer.spec.sections import EvaluationSpec, Prompts, RewardSpec
+from trainer.spec.sections import EvaluationSpec, Prompts, RewardName, RewardSpec
 from trainer.spec.stopping import StopRule
 from trainer.spec.submission import check_diversity_model, trains_here
 
@@ -60,7 +60,7 @@ class RewardedJob(JobSpec):
         min_length=1,
         description="Their weighted sum is maximised. Each is a section, or its name alone.",
     )
-    eval_rewards: list[str] = Field(
+    eval_rewards: list[RewardName] = Field(
         [], description="Rewards to report before and after; training never asks for them."
     )
     evaluation: EvaluationSpec = Field(description="What is compared before and after training.")

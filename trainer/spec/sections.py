@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -14,6 +15,7 @@ from pydantic import (
 )
 
 from salon.errors import InvalidRequest
+from salon.serving import catalogue
 from trainer.spec.prompts.rows import Row
 from trainer.spec.prompts.sources import resolve_prompts
 
@@ -52,24 +54,51 @@ Prompts = Annotated[
 ]
 
 
+def _called_as_a_reward(name: str) -> str:
+    if not catalogue.NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r:.100} is no name of a reward: it is up to 128 letters, digits, _ . and -, "
+            "such as jpeg_compressibility"
+        )
+    return name
+
+
+RewardName = Annotated[str, AfterValidator(_called_as_a_reward)]
+
+
+MAX_COUNT = 10_000_000
+
+
 class Section(BaseModel):
-    """Frozen; an unknown key in it, or a number that is not finite or a bool, is an error."""
+    """Frozen; an unknown key in it, or a number that is not finite or a bool, is an error.
+
+    So is a number of things, of which there is at least one, beyond `MAX_COUNT`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+        field = cls.model_fields[str(info.field_name)]
+        kinds = {field.annotation, *get_args(field.annotation)}
+        literal = get_origin(field.annotation) is Literal
+        if isinstance(value, bool) and (
+            any(type(kind) is int for kind in kinds) if literal else {int, float} & kinds
+        ):
             raise ValueError(f"a number is wanted (got {value})")
+        counts = int in kinds and any(getattr(bound, "ge", 0) >= 1 for bound in field.metadata)
+        if counts and isinstance(value, int) and value > MAX_COUNT:
+            raise ValueError(f"at most {MAX_COUNT} is meant (got {value!s:.100})")
         return value
 
 
 class RewardSpec(Section):
     """One reward and its weight in the sum that is maximised."""
 
-    name: str = Field(description="A reward that some service hosts, e.g. jpeg_compressibility.")
+    name: RewardName = Field(
+        description="A reward that some service hosts, e.g. jpeg_compressibility."
+    )
     weight: float = Field(1.0, description="Its factor in the sum; 0 measures it alone.")
     normalize: Literal["none", "zscore", "group"] = Field(
         "none",

@@ -147,6 +147,11 @@ def test_the_stack_goes_up_and_down_and_keeps_its_jobs(salon, spec):
 
     misspelt = salon("submit", str(spec), "eval_rewards=[jpeg_incompresibility]")
     assert_one_line_error(misspelt, "did you mean jpeg_incompressibility?")
+    last = salon("submit", str(spec), "eval_rewards=[beauty]").out.splitlines()[-2:]
+    assert last[0].startswith("submitted ")
+    assert last[1].startswith("no worker scores beauty now (served: jpeg_compressibility, jpeg_in")
+    command = "python -P -m workers -Q score.beauty"
+    assert last[1].endswith(f"""SALON_REWARD_TARGETS='{{"beauty": "HOST:PORT"}}' {command}""")
     submitted = salon("submit", str(spec), "--watch")  # its model is nowhere
     assert submitted.returncode == 1
     assert "nowhere/at-all" in submitted.err

@@ -52,6 +52,7 @@ def test_an_unknown_reward_is_named_with_those_that_are_known():
         ("Aesthetic", "aesthetic"),
         ("clip_scores", "clip_score"),
         ("brightnes", "brightness"),
+        ("jpeg", "jpeg_compressibility"),
     ],
 )
 def test_a_name_one_letter_off_that_nobody_serves_is_refused(name, meant):

@@ -89,9 +89,17 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({}, ["algorithm.learning_rat=1"], "learning_rat: unknown key; did you mean learning_rate"),
+        (
+            {},
+            ["algorithm.learning_rat=1"],
+            "learning_rat: unknown key; did you mean algorithm.learning_rate",
+        ),
         ({}, ["sead=1"], "sead: unknown key; did you mean seed"),
-        ({}, ["algorithm.lora.rnk=1"], "algorithm.lora.rnk: unknown key; did you mean rank"),
+        (
+            {},
+            ["algorithm.lora.rnk=1"],
+            "algorithm.lora.rnk: unknown key; did you mean algorithm.lora.rank",
+        ),
         ({"rewards": [{"name": "a", "wieght": 2}]}, [], "rewards.0.wieght: unknown key.*weight"),
         ({}, ["iterations=many"], "iterations: .*valid integer.*'many'"),
         ({}, ["iterations=0"], r"iterations: .*greater than or equal to 1 \(got 0\)"),
@@ -103,7 +111,7 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         (
             {"algorithm": {"name": "rwr"}},
             ["algorithm.percentil=1"],
-            "algorithm.percentil: unknown key; did you mean percentile",
+            "algorithm.percentil: unknown key; did you mean algorithm.percentile",
         ),
         (
             {"algorithm": {"name": "rwr"}},
@@ -118,7 +126,7 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
         ({}, ["on_reward_error=zero"], "on_reward_error: .*'fail' or 'drop'"),
         ({}, ["rewards.1.weight=2"], r"'rewards.1.weight=2' cannot be applied: .*out of range"),
         ({}, ["rewards.first.weight=2"], "cannot be applied: Index 'first' .* is not an int"),
-        ({}, ["rewards.0.wait=2"], "rewards.0.wait: unknown key; did you mean weight"),
+        ({}, ["rewards.0.wait=2"], "rewards.0.wait: unknown key; did you mean rewards.0.weight"),
         ({}, ["rewards.0.name.weight=2"], "rewards.0.name is 'jpeg_compressibility', which has no"),
         ({}, ["algorithm.=2"], "'algorithm.=2' is not of the form dotted.key=value"),
         ({}, ["prompts=[a cat"], "its value is no YAML: .*put quotes around a text"),
@@ -159,6 +167,32 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
             r"weight: a number is wanted \(got True",
         ),
         ({"iterations": True}, [], r"iterations: a number is wanted \(got True"),
+        ({}, ["algorithm.staleness=true"], r"staleness: a number is wanted \(got True"),
+        ({}, ["algorithm.learning_rate=true"], r"learning_rate: a number is wanted \(got True"),
+        (
+            {"stop_when": [{"metric": "eval/kl", "above": True}]},
+            [],
+            r"stop_when.0.above: a number is wanted \(got True",
+        ),
+        (
+            {},
+            [f"algorithm.inner_epochs={10**39}"],
+            r"inner_epochs: at most 10000000 is meant \(got 1",
+        ),
+        ({}, [f"keep_checkpoints={10**39}"], "keep_checkpoints: at most 10000000 is meant"),
+        ({}, ["evaluation.every=10000001"], "evaluation.every: at most 10000000 is meant"),
+        ({}, ["samples_per_iteration=32"], r"did you mean algorithm\.samples_per_iteration\?"),
+        ({}, ["learning_rat=1"], r"did you mean algorithm\.learning_rate\?"),
+        ({}, ["algorithm.learning_rat=1"], r"did you mean algorithm\.learning_rate\?"),
+        ({}, ["algorithm.rank=1"], r"did you mean algorithm\.lora\.rank\?"),
+        ({}, ["evaluation.seed=1"], r"did you mean seed\?"),
+        ({}, ["rewards.0.wieght=1"], r"did you mean rewards\.0\.weight\?"),
+        ({}, ["colour=1"], "unknown key; known: algorithm, allow_stand_ins, "),
+        ({"rewards": [""]}, [], r"rewards.0.name: '' is no name of a reward: it is up to 128"),
+        ({"rewards": [" "]}, [], r"rewards.0.name: ' ' is no name"),
+        ({"rewards": ["a\0b"]}, [], r"rewards.0.name: 'a\\x00b' is no name"),
+        ({"eval_rewards": ["../../.."]}, [], r"eval_rewards.0: '../../..' is no name"),
+        ({"eval_rewards": ["l2\n"]}, [], r"eval_rewards.0: 'l2\\n' is no name"),
         ({"eval_rewards": "l2"}, [], r"eval_rewards: .*\(got 'l2'\); e.g. eval_rewards: \[clip_"),
         ({"algorithm": "rwr"}, [], r"algorithm: .*\(got 'rwr'\); e.g. algorithm: {name: ddpo}"),
         ({"model": "tiny-sd"}, [], "no folder 'tiny-sd' .*a hub id is owner/name"),
@@ -213,6 +247,49 @@ def test_a_local_model_becomes_absolute(write, tmp_path, monkeypatch):
 def test_what_is_wrong_is_named(write, changes, overrides, message):
     with pytest.raises(InvalidRequest, match=message):
         load_spec(write(**changes), overrides)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model",
+        "name",
+        "prompts",
+        "algorithm",
+        "algorithm.name",
+        "evaluation.keep_best",
+        "evaluation.diversity_model",
+        "eval_rewards.0",
+        "push_to_hub",
+        "rewards.0.name",
+        "rewards.0.reference",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", ["/" + "q" * 100_000, "a 'b\n" * 25_000, "o" * 90 + "/" + "é" * 9000]
+)
+def test_of_a_very_long_text_the_beginning_is_told(write, key, text):
+    path = write(eval_rewards=["l2"])
+    values = yaml.safe_load(path.read_text())
+    *sections, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    section = values
+    for part in sections:
+        section = section[part]
+    section[last] = text
+    path.write_text(yaml.safe_dump(values, allow_unicode=True))
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(path, [])
+    assert repr(text)[1:90] in str(raised.value)
+    assert len(str(raised.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "override", ["q" * 100_000, "q" * 100_000 + "=1", "seed.a=" + "q" * 100_000]
+)
+def test_of_a_very_long_override_too(write, override):
+    with pytest.raises(InvalidRequest) as raised:
+        load_spec(write(), [override])
+    assert len(str(raised.value)) < 1500
 
 
 def test_all_that_is_wrong_is_named_at_once(write):
@@ -327,6 +404,27 @@ def test_a_folder_called_as_an_owner_on_the_hub_says_nothing_of_a_model(write, t
         InvalidRequest, match=r"though there is .*/CompVis/stable-difusion-v1-4; if"
     ):
         load_spec(write(model=model), [])
+
+
+def test_an_owner_that_is_a_folder_of_models_here_is_no_owner_on_the_hub(
+    write, tmp_path, monkeypatch
+):
+    models = tmp_path / "here" / "models"
+    for name, file in (("clip-digits", "config.json"), ("sd-digits", "model_index.json")):
+        (models / name).mkdir(parents=True)
+        (models / name / file).write_text("{}")
+    (models / "notes").mkdir()
+    told = (
+        rf"model: no folder 'models/q' .*though there is {models}/\S+-digits and {models}/\S+; if"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_spec(write(model="models/q"), []).model == "models/q"
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InvalidRequest, match=told) as raised:
+        load_spec(write(model="models/q"), [])
+    assert "notes" not in str(raised.value)
+    with pytest.raises(InvalidRequest, match=r"evaluation.diversity_model: no folder 'models/q'"):
+        load_spec(write(), ["evaluation.diversity_model=models/q"])
 
 
 def test_what_is_not_in_the_home_folder_is_looked_for_there_alone(write, tmp_path, monkeypatch):

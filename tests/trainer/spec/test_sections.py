@@ -71,7 +71,11 @@ def test_a_diversity_model_that_is_a_folder_becomes_an_absolute_path(tmp_path, m
         ({"kl": True, "keep_best": "eval/kl"}, {}, "the highest eval/kl is the worst here"),
         ({"keep_best": "eval/noise/mean"}, {}, "the highest eval/noise/mean is the worst here"),
         ({}, {"stop_when": [{"metric": "eval/size/mean"}]}, "one of drop, below and above"),
-        ({}, {"stop_when": [{"metrik": "eval/size/mean", "drop": 1}]}, "did you mean metric?"),
+        (
+            {},
+            {"stop_when": [{"metrik": "eval/size/mean", "drop": 1}]},
+            "did you mean stop_when.0.metric?",
+        ),
         ({"every": 0}, {}, "evaluation.every"),
         ({}, {"trackers": ["mlflow"]}, "'wandb' or 'trackio'"),
         ({}, {"push_to_hub": "no-owner"}, "push_to_hub"),

@@ -5,12 +5,13 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from salon.checkpoint_keys import fault, odd_types
 from salon.errors import InvalidRequest
+from salon.wire.images.limits import ImageLimits
 from trainer.runtime.safetensors_header import read_header, weight_files
 
 KINDS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -28,6 +29,7 @@ _STEMS = {
 _OWN = ("weight", "bias")
 """How the names of their weights end, of all of these parts."""
 
+_NOISE = "scheduler/scheduler_config.json"
 ENCODER_OF = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 
 # What the classes take where a config.json leaves a key out.
@@ -46,11 +48,95 @@ _NOT_DRAWN = {
 }
 """Of a UNet's config.json: inputs that text alone does not give."""
 
-_PREDICTIONS = (None, "epsilon", "v_prediction", "sample")  # without one it is epsilon
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
+_OF_BETAS = frozenset(
+    (
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    )
+)
+"""Schedulers that add the same noise for the same keys, so that one reads another's."""
 
-# Of config.json: what is counted with here, before a class of transformers sees it.
-_WIDTHS = {"text_encoder": ("hidden_size",), "text_encoder_2": ("hidden_size", "projection_dim")}
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1e9
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+_WHOLE: _Rule = (_is_whole, "it is a whole number above 0")
+_BOOL: _Rule = (lambda value: isinstance(value, bool), "it is true or false")
+
+
+def _one_of(*names: str) -> _Rule:
+    return lambda value: value in names, f"known are {', '.join(names)}"
+
+
+_ENCODER: dict[str, _Rule] = {
+    "hidden_size": _WHOLE,
+    "num_hidden_layers": _WHOLE,
+    "eos_token_id": (
+        lambda value: _is_number(value) and value == int(value) >= 0,
+        "it is the number of a word",
+    ),
+}
+
+_RULES: dict[str, dict[str, _Rule]] = {
+    "unet/config.json": {
+        "norm_eps": (
+            lambda value: _is_number(value) and 0 < value < 1,
+            "it is a number from 0 to 1, 1e-05 for all of Stable Diffusion",
+        ),
+        "center_input_sample": _BOOL,
+        "flip_sin_to_cos": _BOOL,
+        "freq_shift": (_is_number, "it is a number, 0 for all of Stable Diffusion"),
+    },
+    "vae/config.json": {
+        "scaling_factor": (
+            lambda value: _is_number(value) and value > 0,
+            "it is a number above 0, 0.18215 for Stable Diffusion and 0.13025 for XL",
+        ),
+        "shift_factor": (
+            lambda value: value is None or _is_number(value),
+            "it is a number, and null for all of Stable Diffusion",
+        ),
+        "force_upcast": _BOOL,
+    },
+    "text_encoder/config.json": _ENCODER,
+    "text_encoder_2/config.json": {**_ENCODER, "projection_dim": _WHOLE},
+    _NOISE: {
+        "prediction_type": _one_of("epsilon", "v_prediction", "sample"),
+        "num_train_timesteps": (
+            lambda value: _is_whole(value) and value <= 100_000,
+            "it is a whole number above 0, 1000 for all of Stable Diffusion",
+        ),
+        "timestep_spacing": _one_of("leading", "linspace", "trailing"),
+        "steps_offset": (
+            lambda value: value == 0 or _is_whole(value),
+            "it is a whole number from 0 on, 1 for all of Stable Diffusion",
+        ),
+        "set_alpha_to_one": _BOOL,
+        "rescale_betas_zero_snr": _BOOL,
+    },
+}
+"""What is computed with, where a file has it: what it must be, and in words."""
 
 
 class PipelineFolder:
@@ -95,8 +181,8 @@ class PipelineFolder:
             f"model {self._model!r}{cached} cannot be loaded as a {' or a '.join(KINDS)}: {reason}"
         )
 
-    def check(self) -> None:
-        """See that it can be drawn with.
+    def check(self, steps: int = 1) -> None:
+        """See that it can be drawn with, in so many steps.
 
         Raises:
             InvalidRequest: a part, its weights or its configuration is missing or broken, or the
@@ -121,8 +207,11 @@ class PipelineFolder:
             if reason := fault([], [], [], odd_types(types, _OWN)):
                 raise self.refusal(f"its {part} {reason}")
         configs = {part: _DEFAULTS[part] | self._config(part) for part in self.classes}
-        noise = self._json("scheduler/scheduler_config.json")
-        if reason := self._oddity(configs) or _noise_oddity(noise):
+        noise = self._json(_NOISE)
+        files = {f"{part}/config.json": config for part, config in configs.items()}
+        files[_NOISE] = noise
+        odd = [oddity for file in files if (oddity := self._file_oddity(file, files[file]))]
+        if reason := "".join(odd[:1]) or self._oddity(configs) or _noise_oddity(noise, steps):
             raise self.refusal(reason)
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
@@ -192,6 +281,24 @@ class PipelineFolder:
             raise self.refusal(f"{name} is no JSON object; fetch or write it anew")
         return found
 
+    def _file_oddity(self, file: str, config: Mapping[str, Any]) -> str:
+        """What is wrong with a configuration by itself; empty if nothing is."""
+        part = file.partition("/")[0]
+        named = (self.classes | self.others)[part][1]
+        own = config.get("_class_name", named)  # those of 2022 may have none
+        if str(own).removeprefix("Flax") != named and not {str(own), named} <= _OF_BETAS:
+            return (
+                f"{file} has _class_name {own!r:.100}, but model_index.json names a {named}: one of"
+                " the two is another model's"
+            )
+        for key, (fits, words) in _RULES[file].items():
+            if key in config and not fits(config[key]):
+                return f"{file} has {key} {config[key]!r:.100}: {words}"
+        known, end = config.get("vocab_size", 49408), config.get("eos_token_id", 0)
+        if part in ENCODER_OF.values() and _is_whole(known) and end >= known:
+            return f"{file} has eos_token_id {end}, but a vocab_size of {known}: no text ends in it"
+        return ""
+
     def _oddity(self, configs: dict[str, dict[str, Any]]) -> str:
         """What cannot be drawn with these configurations; empty if all can be."""
         unet, vae = configs["unet"], configs["vae"]
@@ -222,61 +329,71 @@ class PipelineFolder:
         return _size_oddity(unet, vae) or _width_oddity(configs, where)
 
 
-def _noise_oddity(config: dict[str, Any]) -> str:
-    """Of a scheduler's noise: what neither DDIM nor DDPM can be made of."""
-    where = "scheduler/scheduler_config.json has"
-    prediction = config.get("prediction_type")
-    if prediction not in _PREDICTIONS:
-        return f"{where} prediction_type {prediction!r}; known are epsilon, v_prediction and sample"
-    steps = config.get("num_train_timesteps", 1000)
-    if not _is_whole(steps):
+def _noise_oddity(config: dict[str, Any], steps: int) -> str:
+    """Of a scheduler's noise: what neither DDIM nor DDPM can be made of, or take `steps` with."""
+    where = f"{_NOISE} has"
+    total, offset = config.get("num_train_timesteps", 1000), config.get("steps_offset", 0)
+    if steps > total:
+        return f"{where} num_train_timesteps {total}, fewer than sampling_steps {steps}"
+    leading = config.get("timestep_spacing", "leading") == "leading"
+    if leading and total // steps * (steps - 1) + offset >= total:
         return (
-            f"{where} num_train_timesteps {steps!r}: it is a whole number above 0, 1000 for all of "
-            "Stable Diffusion"
+            f"{where} steps_offset {offset}, by which the first of {steps} sampling_steps lies "
+            f"beyond its num_train_timesteps {total}: take fewer steps, or an offset of 0"
         )
+    return _beta_oddity(config, total)
+
+
+def _beta_oddity(config: dict[str, Any], total: int) -> str:
+    where = f"{_NOISE} has"
     betas = config.get("trained_betas")
     if betas is None:
-        schedule = config.get("beta_schedule", "linear")
+        keys = ("beta_schedule", "beta_start", "beta_end")
+        if missing := [key for key in keys if key not in config]:
+            return (
+                f"{_NOISE} lacks {' and '.join(missing)}, without which nobody knows the noise "
+                "that the model was trained with: fetch or write it anew"
+            )
+        schedule = config["beta_schedule"]
         if schedule not in _BETAS:
             return (
                 f"{where} beta_schedule {schedule!r}; known are {', '.join(_BETAS)}, and that of "
                 "Stable Diffusion is scaled_linear"
             )
-        betas = [config.get("beta_start", 0.0001), config.get("beta_end", 0.02)]
-    elif not isinstance(betas, list) or len(betas) != steps:
-        return f"{where} trained_betas that are no list of {steps} numbers, its num_train_timesteps"
+        betas = [config["beta_start"], config["beta_end"]]
+    elif not isinstance(betas, list) or len(betas) != total:
+        return f"{where} trained_betas that are no list of {total} numbers, its num_train_timesteps"
     for beta in betas:
         if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
             return f"{where} a beta of {beta!r}: it is the share of noise of a step, 0 to 1"
     return ""
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _size_oddity(unet: dict[str, Any], vae: dict[str, Any]) -> str:
-    size = unet.get("sample_size")
+    size: Any = unet.get("sample_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    if all(isinstance(side, int) and side > 0 for side in sides):
-        return ""
     blocks = vae.get("block_out_channels")
-    factor = 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 1
-    return (
-        f"unet/config.json has sample_size {size!r}, so that nobody knows how large to draw: set it"
-        f" to the image's side over {factor}, or to [height, width] of such, e.g. {512 // factor} "
-        "for 512 x 512"
-    )
+    factor = 2 ** min(len(blocks) - 1, 16) if isinstance(blocks, list) else 1
+    if not all(map(_is_whole, sides)):
+        return (
+            f"unet/config.json has sample_size {size!r:.100}, so that nobody knows how large to "
+            f"draw: set it to the image's side over {factor}, or to [height, width] of such, e.g. "
+            f"{512 // factor} for 512 x 512"
+        )
+    limits = ImageLimits()
+    height, width = (side * factor for side in (sides[0], sides[-1]))
+    if max(height, width) > limits.max_side or height * width > limits.max_pixels:
+        return (
+            f"unet/config.json has sample_size {size!r:.100}, for images of {height} x {width}: "
+            f"no service takes more than {limits.max_side} a side and {limits.max_pixels} pixels"
+        )
+    return ""
 
 
 def _width_oddity(configs: dict[str, dict[str, Any]], where: str) -> str:
     """Of texts that are wider or narrower than what the UNet reads."""
     unet = configs["unet"]
-    for part, keys in _WIDTHS.items():
-        for key in keys if part in configs else ():
-            if not _is_whole(value := configs[part][key]):
-                return f"{part}/config.json has {key} {value!r}: it is a whole number above 0"
-    encoders = [configs[part] for part in _WIDTHS if part in configs]
+    encoders = [configs[part] for part in ENCODER_OF.values() if part in configs]
     width = sum(config["hidden_size"] for config in encoders)
     projects = unet.get("encoder_hid_dim") is not None
     key = "encoder_hid_dim" if projects else "cross_attention_dim"

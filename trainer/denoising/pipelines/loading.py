@@ -42,6 +42,8 @@ def load_pipeline(model: str) -> StableDiffusionPipeline | StableDiffusionXLPipe
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     folder = _folder(model)
+    for part in folder.classes | folder.others:
+        _class(folder, part)
     folder.check()
     parts: dict[str, Any] = {part: _load_part(folder, part) for part in folder.classes}
     for part in folder.others:

@@ -256,7 +256,7 @@ def test_pickled_weights_are_named_as_what_they_are(model):
         ("unet", {"cross_attention_dim": 32}, "cross_attention_dim 32, .* give vectors of 16"),
         ("unet", {"sample_size": None}, "sample_size None, .*e.g. 256 for 512 x 512"),
         ("unet", {"sample_size": [8]}, r"sample_size \[8\]"),
-        ("scheduler", {"prediction_type": "velocity"}, "prediction_type 'velocity'; known"),
+        ("scheduler", {"prediction_type": "velocity"}, "prediction_type 'velocity': known"),
         ("scheduler", {"num_train_timesteps": 0}, "num_train_timesteps 0: .*above 0"),
         ("scheduler", {"num_train_timesteps": -5}, "num_train_timesteps -5"),
         ("scheduler", {"num_train_timesteps": "1000"}, "num_train_timesteps '1000'"),
@@ -268,6 +268,34 @@ def test_pickled_weights_are_named_as_what_they_are(model):
         ("text_encoder", {"hidden_size": "16"}, "text_encoder/config.json has hidden_size '16'"),
         ("text_encoder", {"hidden_size": -16}, "hidden_size -16: it is a whole number above 0"),
         ("text_encoder", {"hidden_size": None}, "hidden_size None"),
+        ("vae", {"scaling_factor": None}, "vae/config.json has scaling_factor None: .*above 0"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor 0"),
+        ("vae", {"scaling_factor": "x"}, "scaling_factor 'x'"),
+        ("vae", {"scaling_factor": float("nan")}, "scaling_factor nan"),
+        ("vae", {"scaling_factor": float("inf")}, "scaling_factor inf"),
+        ("vae", {"shift_factor": "x"}, "vae/config.json has shift_factor 'x'"),
+        ("vae", {"force_upcast": "x"}, "force_upcast 'x': it is true or false"),
+        ("vae", {"_class_name": "AutoencoderTiny"}, "'AutoencoderTiny', but .* AutoencoderKL"),
+        ("unet", {"_class_name": "Nope"}, "unet/config.json has _class_name 'Nope', but model_ind"),
+        ("unet", {"_class_name": 7}, "unet/config.json has _class_name 7"),
+        ("unet", {"sample_size": 100000}, "sample_size 100000, for images of 200000 x 200000"),
+        ("unet", {"sample_size": [4096, 4096]}, "images of 8192 x 8192: no service takes more"),
+        ("unet", {"sample_size": 10**4000}, "sample_size 1000"),
+        ("vae", {"block_out_channels": [8] * 20_000}, "sample_size 8, for images of 524288 x"),
+        ("scheduler", {"num_train_timesteps": 10**39}, "num_train_timesteps 1000"),
+        ("unet", {"sample_size": True}, "sample_size True"),
+        ("unet", {"norm_eps": -1}, "unet/config.json has norm_eps -1"),
+        ("unet", {"flip_sin_to_cos": "x"}, "flip_sin_to_cos 'x'"),
+        ("scheduler", {"timestep_spacing": "nope"}, "timestep_spacing 'nope': known are leading"),
+        ("scheduler", {"timestep_spacing": []}, r"timestep_spacing \[\]"),
+        ("scheduler", {"steps_offset": 1000}, "steps_offset 1000, by which the first of 1 sampl"),
+        ("scheduler", {"steps_offset": -5}, "steps_offset -5: it is a whole number from 0 on"),
+        ("scheduler", {"set_alpha_to_one": "x"}, "set_alpha_to_one 'x': it is true or false"),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "names a DDIMScheduler"),
+        ("scheduler", {"_class_name": "Nope"}, "_class_name 'Nope'"),
+        ("text_encoder", {"num_hidden_layers": 0}, "num_hidden_layers 0: it is a whole number"),
+        ("text_encoder", {"eos_token_id": 99999}, "eos_token_id 99999, but a vocab_size of 190"),
+        ("text_encoder", {"eos_token_id": None}, "eos_token_id None: it is the number of a word"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -276,6 +304,36 @@ def test_what_text_alone_does_not_give_is_named_by_its_key(model, file, keys, wo
     configure(model / file / name, **keys)
     with pytest.raises(InvalidRequest, match=words):
         PipelineFolder(model, str(model)).check()
+
+
+@pytest.mark.parametrize("keys", [{"num_train_timesteps": 9}, {"steps_offset": 100}])
+def test_a_schedule_with_room_for_fewer_steps_is_named_with_both(model, keys):
+    folder = PipelineFolder(model, str(model))
+    folder.check(steps=10)
+    configure(model / "scheduler" / "scheduler_config.json", **keys)
+    folder.check(steps=8)
+    with pytest.raises(InvalidRequest, match=r"scheduler_config.json has .* 10") as raised:
+        folder.check(steps=10)
+    assert f"{next(iter(keys))} {next(iter(keys.values()))}" in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["beta_schedule", "beta_start", "beta_end"])
+def test_noise_that_the_model_does_not_tell_is_not_made_up(model, key):
+    path = model / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in config.items() if k != key}))
+    assert f"scheduler/scheduler_config.json lacks {key}, without which nobody" in refusal(model)
+    path.write_text("{}")
+    assert "lacks beta_schedule and beta_start and beta_end, without" in refusal(model)
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", None])
+def test_schedulers_of_the_same_noise_read_one_anothers_configuration(model, name):
+    path = model / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    del config["_class_name"]
+    path.write_text(json.dumps(config | ({"_class_name": name} if name else {})))
+    assert Diffusion.load(str(model)).scheduler("ddim").config.beta_end == 0.012
 
 
 @pytest.mark.parametrize(
