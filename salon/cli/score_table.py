@@ -60,6 +60,9 @@ class Answer:
     said: Sequence[Outcome | SalonError] | SalonError
     was_named: bool = False
     """Asked for by its name: then it fails, too, where it lacks an input."""
+    stand_in: bool | None = None
+    """Whether a small model answered in place of the real one; None: nobody said."""
+    unit: str = ""
 
     @property
     def failed(self) -> bool:
@@ -85,9 +88,11 @@ def ask_one(settings: Settings, target: str, reward: str, batch: Batch) -> Answe
             said = batch.score(client, reward)
             for each in said:
                 if isinstance(each, Outcome):
-                    return Answer(each.reward, each.version, said, was_named=True)
-            about = client.describe(reward)
-            return Answer(about.name, about.version, said, was_named=True)
+                    about = (each.stand_in, each.unit)
+                    return Answer(each.reward, each.version, said, True, *about)
+            found = client.describe(reward)
+            about = (found.stand_in, found.unit)
+            return Answer(found.name, found.version, said, True, *about)
     except SalonError as error:
         return Answer(reward, "", error, was_named=True)
 
@@ -116,9 +121,11 @@ def ask_all(settings: Settings, targets: Mapping[str, Sequence[str]], batch: Bat
 
 def _ask(client: RewardClient, reward: reward_pb2.Reward, batch: Batch) -> Answer:
     try:
-        return Answer(reward.name, reward.version, batch.score(client, reward.name))
+        said: Sequence[Outcome | SalonError] | SalonError = batch.score(client, reward.name)
     except SalonError as error:
-        return Answer(reward.name, reward.version, error)
+        said = error
+    about = (reward.stand_in, reward.unit)
+    return Answer(reward.name, reward.version, said, False, *about)
 
 
 def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[str, Any]]]:
@@ -129,6 +136,8 @@ def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[s
                 "image": name,
                 "reward": answer.reward or None,
                 "version": answer.version or None,
+                "stand_in": answer.stand_in,
+                "unit": answer.unit or None,
                 **_result(said),
             }
             for name, said in answer.by_image(batch.names)

@@ -16,7 +16,9 @@ from salon.queue.connection import connect_now
 from salon.redis_url import shown
 from salon.settings import Settings, load_settings
 from salon.stack import lifecycle
-from salon.stack.local_services import DEFAULT_REWARDS
+from salon.stack.local_services import DEFAULT_REWARDS, stands_in
+
+STAND_IN = "a stand-in, for trying out"
 
 
 def up(
@@ -35,9 +37,9 @@ def up(
         log_file = settings.state_dir / "logs" / f"{child['name']}.log"
         table.add_row(child["name"], str(child["pid"]), str(log_file))
     print_table(table)
-    table = Table("reward", "served at", box=None)
+    table = Table("reward", "served at", "", box=None)
     for reward, target in state["rewards"].items():
-        table.add_row(reward, target)
+        table.add_row(reward, target, STAND_IN if stands_in(settings, reward) else "")
     print_table(table)
     console.print(f"redis at {shown(settings.redis_url)}", soft_wrap=True)
 

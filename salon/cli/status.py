@@ -15,6 +15,7 @@ from salon.cli.jobs import AsJson
 from salon.cli.records import record_as_json
 from salon.cli.score import known_targets
 from salon.cli.specs import rewards_of
+from salon.cli.stack import STAND_IN
 from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
 from salon.client.channel import connect
@@ -23,6 +24,7 @@ from salon.jobs.store import JobStore
 from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
+from salon.reward.v1 import reward_pb2
 from salon.settings import Settings, load_settings
 from salon.stack import lifecycle
 from salon.stack.state import is_alive
@@ -72,15 +74,16 @@ def _rewards(settings: Settings) -> list[dict[str, Any]]:
                     "reward": name or None,
                     "target": target,
                     "healthy": here,
-                    "version": hosted.get(name),
+                    "version": hosted[name].version if here else None,
+                    "stand_in": hosted[name].stand_in if here else None,
                     "error": None if here else error,
                 }
             )
     return rows
 
 
-def _ask(settings: Settings, target: str) -> tuple[dict[str, str], str]:
-    """Versions by reward that a service scores now, and why it does not score others."""
+def _ask(settings: Settings, target: str) -> tuple[dict[str, reward_pb2.Reward], str]:
+    """What a service scores now, by name, and why it does not score others."""
     try:
         # First, because it says at once that nobody listens; calls of the client are patient.
         with connect(target, security=settings.security, retries=False) as channel:
@@ -94,7 +97,7 @@ def _ask(settings: Settings, target: str) -> tuple[dict[str, str], str]:
         return {}, str(from_rpc_error(error, target))
     except SalonError as error:
         return {}, str(error)
-    return {each.name: each.version for each in rewards}, "its service does not host it"
+    return {each.name: each for each in rewards}, "its service does not host it"
 
 
 def _redis(settings: Settings) -> dict[str, Any]:
@@ -157,6 +160,8 @@ def _print(found: Mapping[str, Any]) -> None:
     table.add_column("health", overflow="fold")
     for row in found["rewards"]:
         health = _good("healthy") if row["healthy"] else _bad(row["error"])
+        if row["stand_in"]:
+            health = health.append(f" ({STAND_IN})", style="yellow")
         table.add_row(row["reward"] or "—", row["target"], health)
     print_table(table)
     if found["queues"]:

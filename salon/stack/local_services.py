@@ -10,6 +10,7 @@ from typing import Literal
 
 from salon.errors import InvalidRequest, UnknownReward
 from salon.settings import Settings
+from salon.stand_ins import is_stand_in
 
 ALL = "all"
 
@@ -152,6 +153,16 @@ def _plain(name: str) -> str:
 
 def _digits(name: str) -> str:
     return re.sub(r"[^0-9]", "", name)
+
+
+def stands_in(settings: Settings, reward: str) -> bool:
+    """Whether the local stack serves `reward` by a small model in place of the real one."""
+    return reward not in settings.reward_targets and any(
+        is_stand_in(value)
+        for service in LOCAL_SERVICES
+        if reward in service.rewards
+        for value in service.options.values()
+    )
 
 
 def needs_of(settings: Settings, reward: str) -> Needs | None:

@@ -37,6 +37,7 @@ def salon(folder):
     command.environment |= {"SALON_STATE_DIR": str(folder / "state"), "HF_HUB_OFFLINE": "1"}
     up = command("up", "--rewards", REWARDS)
     assert up.returncode == 0, up.err
+    command.up = up.out
     yield command
     assert command("down").out.strip() == "stopped"
     assert command.processes() == []
@@ -94,6 +95,16 @@ def test_a_reward_is_found_wherever_the_stack_serves_it(salon, pictures):
     assert table["aesthetic"].split()[0] == score
 
 
+def test_a_stand_in_is_marked_wherever_its_scores_or_its_name_are_shown(salon, pictures):
+    said = r"aesthetic is served by a stand-in \(\S+\): its scores are for trying out\n"
+    done = salon("score", "--reward", "all", *map(str, pictures))
+    assert re.fullmatch(said, done.err)
+    assert re.fullmatch(said, salon("score", "--reward", "aesthetic", *map(str, pictures)).err)
+    for shown in (salon.up, salon("status").out):
+        [marked] = [line for line in shown.splitlines() if "a stand-in, for trying out" in line]
+        assert marked.split()[0] == "aesthetic"
+
+
 def test_a_sample_that_fails_is_in_its_row_and_in_the_exit_code(salon, folder):
     (folder / "broken.png").write_bytes(b"no picture")
     done = salon("score", "--reward", "all", str(folder / "broken.png"))
@@ -136,6 +147,9 @@ def test_json_has_every_image_and_reward_with_all_digits(salon, pictures, folder
     assert error["code"] == "ERROR_CODE_INVALID_IMAGE"
     assert found[paths[0], "l2"]["error"]["code"] == "ERROR_CODE_MISSING_INPUT"
     assert found[paths[0], "preference"]["error"]["code"] == "UnknownInstance"
+    assert {name for (_, name), entry in found.items() if entry["stand_in"]} == {"aesthetic"}
+    assert found[paths[0], "jpeg_compressibility"]["unit"] == "kB"
+    assert found[paths[0], "l2"]["unit"] is None
     exact = found[paths[0], "jpeg_compressibility"]["score"]
     buffer = io.BytesIO()
     Image.open(pictures[0]).save(buffer, "JPEG", quality=95)
