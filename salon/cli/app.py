@@ -40,9 +40,11 @@ def _salon(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(status.status)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    stack.serve
-)
+# All of its arguments are those of `python -m services`, --help among them.
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(stack.serve)
 app.command()(score)
 app.command()(token)
 app.command()(submit.submit)

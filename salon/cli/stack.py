@@ -11,7 +11,7 @@ from salon.cli.terminal import console, notices, print_table
 from salon.errors import StackUnavailable
 from salon.jobs.bound import bound_key
 from salon.jobs.store import Job, JobState, JobStore
-from salon.own_modules import python
+from salon.own_modules import PROGRAM, python
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
 from salon.settings import Settings, load_settings
@@ -81,12 +81,7 @@ def _left_by(settings: Settings) -> list[Job]:
         return []  # there is nobody to ask, and the stack is to stop all the same
 
 
-def serve(
-    context: typer.Context,
-    reward: Annotated[
-        str, typer.Argument(help="A reward, e.g. jpeg_compressibility, or a module of them.")
-    ],
-) -> None:
-    """Serve one reward in the foreground; options are those of `python -m services`."""
-    command = python("services", reward, *context.args)
-    os.execv(command[0], command)
+def serve(context: typer.Context) -> None:
+    """Serve one reward in the foreground, as `salon serve jpeg_compressibility`."""
+    command = python("services", *context.args)
+    os.execve(command[0], command, os.environ | {PROGRAM: "salon serve"})
