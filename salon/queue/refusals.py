@@ -120,7 +120,8 @@ class Patience(Retry):  # type: ignore[misc]
             what = str(error) if refused else "no connection"
             if what != self._told and now - self._told_at > TOLD_SECONDS:
                 self._told, self._told_at = what, now
-                log.warning("waiting for Redis: %s%s", error, "" if refused else self._way_out)
+                said = str(error).rstrip(".")
+                log.warning("waiting for Redis: %s%s", said, "" if refused else self._way_out)
             fail(error, *count)
             if now >= ends:
                 raise error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral, Real
+from pathlib import Path
 from threading import TIMEOUT_MAX
 from types import ModuleType
 from typing import Any
@@ -163,11 +164,15 @@ def _broken(name: str, error: BaseException) -> InvalidRequest:
 
 
 def _unknown(name: str, modules: list[str]) -> InvalidRequest:
-    near = difflib.get_close_matches(name, [*modules, *_BY_REWARD], n=1)
+    own = [file.stem for file in Path().glob("*.py")]
+    if name in _BY_REWARD:  # of one of whose classes the name was asked for
+        near = [_BY_REWARD[name]]
+    else:
+        near = difflib.get_close_matches(name, [*_BY_REWARD, *modules, *own], n=1)
     return InvalidRequest(
-        f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
-        "own, such as my_package.my_reward or my_module:MyReward"
-        f"{f'; did you mean {near[0]}?' if near else ''}"
+        f"no reward module {name!r}: {f'did you mean {near[0]}? Else ' if near else ''}"
+        f"choose one of {', '.join(sorted(_BY_REWARD))}, or give the path of your own module, such "
+        "as my_package.my_reward or my_module:MyReward"
     )
 
 
@@ -178,9 +183,9 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
         if inspect.isclass(value)
         and issubclass(value, Reward)
         and value.__module__ == module.__name__
-        and class_name in ("", value.__name__)
     ]
-    defined = list(dict.fromkeys(found))  # a class may have a second name
+    own = list(dict.fromkeys(found))  # a class may have a second name
+    defined = [value for value in own if class_name in ("", value.__name__)]
     classes = [value for value in defined if not inspect.isabstract(value)]
     if not classes:
         lacking = [f"{each.__name__} lacks {', '.join(_abstract(each))}" for each in defined]
@@ -189,8 +194,10 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
                 f"module {module.__name__} defines no complete reward: {'; '.join(lacking)}"
             )
         what = f"no complete {class_name}, a subclass" if class_name else "no subclass"
+        there = f"; it has {', '.join(each.__name__ for each in own)}" if own else ""
         raise InvalidRequest(
-            f"module {module.__name__} defines {what} of salon.serving.Reward{namesake(module)}"
+            f"module {module.__name__} defines {what} of salon.serving.Reward"
+            f"{there}{namesake(module)}"
         )
     return classes
 
