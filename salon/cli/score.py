@@ -94,7 +94,7 @@ def score(
             for index in range(len(paths)):
                 documents += [unread[index]] if index in unread else next(scored, [])
         elif reward == ALL and answers:
-            print_table(score_table(answers, batch))
+            print_table(score_table(answers, batch), spare_last=True)
         elif answers and not isinstance(broken, SalonError):
             _print_lines(answers[0], batch)
         if isinstance(broken, SalonError):
@@ -112,7 +112,8 @@ def _unknown(reward: str, targets: Collection[str]) -> UnknownReward:
     near = misspelt(reward, targets)
     return UnknownReward(
         f"no reward {reward!r} is served here{f': did you mean {near}?' if near else ''}; served: "
-        f"{', '.join(sorted(targets))}. --target asks another service"
+        f"{', '.join(sorted(targets))}. --target asks another service, and so does a reward's "
+        "address in SALON_REWARD_TARGETS"
     )
 
 

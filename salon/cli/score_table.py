@@ -161,7 +161,7 @@ def error_of(said: Outcome | SalonError) -> SalonError | None:
 
 
 def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
-    """One row for each reward and image, which is named if there are several."""
+    """One row for each image and reward; the image is named if there are several."""
     several = len(batch.names) > 1
     table = Table(box=None)
     if several:
@@ -170,14 +170,15 @@ def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
     table.add_column("score", no_wrap=True, style="bold")
     table.add_column("details or error", overflow="fold")
     table.add_column("version", no_wrap=True, style="dim")
-    for answer in answers:
-        if isinstance(answer.said, SalonError):
-            each: list[tuple[str, Outcome | SalonError]] = [("all", answer.said)]
-        else:
-            each = list(zip(batch.names, answer.said, strict=True))
-        for name, said in each:
-            row = (Text(answer.reward), *_cells(said), Text(answer.version))
-            table.add_row(*([Text(name)] if several else []), *row)
+    scored = [answer for answer in answers if not isinstance(answer.said, SalonError)]
+    by_reward = [[(answer, *each) for each in answer.by_image(batch.names)] for answer in scored]
+    rows: list[tuple[Answer, str, Outcome | SalonError]] = []
+    for of_image in zip(*by_reward, strict=True):
+        rows += of_image
+    rows += [(a, "all", a.said) for a in answers if isinstance(a.said, SalonError)]
+    for answer, name, said in rows:
+        cells = (Text(answer.reward), *_cells(said), Text(answer.version))
+        table.add_row(*([Text(name)] if several else []), *cells)
     return table
 
 

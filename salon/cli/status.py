@@ -43,7 +43,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        _print(found, settings)
     if not found["healthy"]:
         raise typer.Exit(EXIT_ERROR)
 
@@ -109,6 +109,8 @@ def _redis(settings: Settings) -> dict[str, Any]:
         served = served_queues(create_app(settings))
         jobs = store.active()
         rewards = {name for job in jobs for name in rewards_of(job.spec)}
+        if lifecycle.running(settings):  # else who names them may only score
+            rewards |= settings.reward_targets.keys()
         names = {TRAIN_QUEUE, *served, *(score_queue(reward) for reward in rewards)}
         queues = [
             {"queue": name, "waiting": client.llen(name), "served": name in served}
@@ -141,7 +143,7 @@ def _lacks_worker(queue: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return not queue["served"]
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(found: Mapping[str, Any], settings: Settings) -> None:
     if found["stack"] is None:
         console.print("no local stack runs from this state folder: `salon up` starts one")
     else:
@@ -165,9 +167,15 @@ def _print(found: Mapping[str, Any]) -> None:
         table.add_row(row["reward"] or "—", row["target"], health)
     print_table(table)
     if found["queues"]:
-        table = Table("queue", "waiting", "worker", box=None)
+        table = Table("queue", "waiting", box=None)
+        table.add_column("worker", overflow="fold")
+        hints = {
+            score_queue(reward): f": start one with `python -P -m workers -Q {score_queue(reward)}`"
+            for reward in settings.reward_targets
+        }
         for row in found["queues"]:
-            absent = Text("none answers", style="red" if _lacks_worker(row, found) else "")
+            said = f"none answers{hints.get(row['queue'], '')}"
+            absent = Text(said, style="red" if _lacks_worker(row, found) else "")
             worker = _good("yes") if row["served"] else absent
             table.add_row(row["queue"], str(row["waiting"]), worker)
         print_table(table)

@@ -306,6 +306,14 @@ def test_status_is_a_document_even_where_the_broker_refuses(salon, monkeypatch):
     assert found["redis"]["error"] == "READONLY for now"
 
 
+def test_a_named_reward_without_a_worker_is_shown_beside_a_stack(salon, monkeypatch):
+    stack = {"pid": 1, "command": [], "children": [], "failing": [], "rewards": {}}
+    monkeypatch.setattr("salon.stack.lifecycle.running", lambda _: stack)
+    monkeypatch.setenv("SALON_REWARD_TARGETS", '{"redness": "127.0.0.1:1"}')
+    told = salon("status", code=1).stdout
+    assert re.search(r"score\.redness +0 +none answers: start one with .*-Q score\.redness", told)
+
+
 def test_who_only_scores_lacks_no_training_worker(salon, store, monkeypatch, jpeg_service):
     monkeypatch.delenv("SALON_REWARD_TARGET")
     named = {"jpeg_compressibility": jpeg_service.target}

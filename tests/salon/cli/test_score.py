@@ -19,6 +19,7 @@ from salon.cli.score_table import Answer, Batch, score_table
 from salon.errors import InvalidRequest, ServiceUnavailable
 from salon.settings import Settings
 from salon.stack.local_services import LOCAL_SERVICES
+from salon.wire.outcomes import Outcome
 from tests.fixtures.command import Salon, assert_one_line_error
 
 REPOSITORY = Path(__file__).parents[3]
@@ -118,6 +119,16 @@ def test_a_service_that_is_away_is_a_row_and_a_failure():
     console.print(score_table([answer], Batch(["one.png"], [b""])))
     assert answer.failed
     assert re.search(r"mine +— +reward service gpu:1: UNAVAILABLE", console.file.getvalue())
+
+
+def test_the_rows_of_an_image_are_together():
+    scored = [Outcome(0.5, None, {}, name, "1") for name in "ab"]
+    answers = [Answer("a", "1", [scored[0]] * 2), Answer("away", "", ServiceUnavailable("x"))]
+    answers.append(Answer("b", "1", [scored[1]] * 2))
+    table = score_table(answers, Batch(["1.png", "2.png"], [b"", b""]))
+    image, reward = ([str(cell) for cell in column.cells] for column in table.columns[:2])
+    assert image == ["1.png", "1.png", "2.png", "2.png", "all"]
+    assert reward == ["a", "b", "a", "b", "away"]
 
 
 def test_prompt_and_metadata_arrive_and_details_are_shown(salon, start_service, pictures, tmp_path):
@@ -281,7 +292,8 @@ def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, 
 
 def test_a_reward_that_the_stack_does_not_serve_is_not_asked_of_another_service(salon, pictures):
     failed = salon("score", "--reward", "aesthetc", pictures[0])
-    assert_one_line_error(failed, "'aesthetc'", "did you mean aesthetic?", "--target")
+    words = ("did you mean aesthetic?", "--target", "SALON_REWARD_TARGETS")
+    assert_one_line_error(failed, "'aesthetc'", *words)
     salon.environment["SALON_REWARD_TARGETS"] = '{"mine": "127.0.0.1:1"}'
     try:
         assert "127.0.0.1:1:" in salon("score", "--reward", "mine", pictures[0]).err
