@@ -203,14 +203,14 @@ def reward_targets(settings: Settings, services: Sequence[LocalService]) -> dict
 
 
 def address(netloc: str) -> tuple[str, int]:
-    """Host and port of `host:port`.
+    """Host and port of `host:port`, as SALON_REWARD_TARGET has them.
 
     Raises:
         InvalidRequest: it is something else.
     """
     host, _, port = netloc.partition(":")
     if not host or not port.isdigit():
-        raise InvalidRequest(f"{netloc!r} is not host:port")
+        raise InvalidRequest(f"SALON_REWARD_TARGET: {netloc!r} is not host:port")
     return host, int(port)
 
 
