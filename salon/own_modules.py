@@ -12,6 +12,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+PROGRAM = "_SALON_PROGRAM"
+"""In the environment: what the user called, for the help of the module that it became."""
 _SALON = Path(__file__).resolve().parents[1]
 
 

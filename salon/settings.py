@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         "127.0.0.1:50051", description="host:port of the reward service beside this process."
     )
     reward_targets: dict[str, str] = Field(
-        {}, description="host:port by reward, in JSON, for rewards that reward_target lacks."
+        {}, description="host:port by reward, in JSON, for rewards that SALON_REWARD_TARGET lacks."
     )
     shared_dir: Path | None = Field(
         None, description="Directory shared with the services, for images by reference."
@@ -51,9 +51,9 @@ class Settings(BaseSettings):
         None, description="PEM file of the CA of the reward services' certificates: turns TLS on."
     )
     tls_certificate: Path | None = Field(
-        None, description="PEM certificate of this process, for mutual TLS; with tls_key."
+        None, description="PEM certificate of this process, for mutual TLS; with SALON_TLS_KEY."
     )
-    tls_key: Path | None = Field(None, description="PEM key of tls_certificate.")
+    tls_key: Path | None = Field(None, description="PEM key of SALON_TLS_CERTIFICATE.")
     plaintext_token: bool = Field(
         False, description="Send the token in plaintext to other hosts, as behind a service mesh."
     )
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     resend_seconds: float = Field(
         90.0,
         gt=0,
-        description="Silence after which a batch is queued again; above score_task_seconds.",
+        description="Silence after which a batch is queued again; above SALON_SCORE_TASK_SECONDS.",
     )
     visibility_timeout_seconds: int = Field(
         300, ge=1, description="When Redis hands an unacknowledged task to another worker."

@@ -23,6 +23,7 @@ import typer
 from salon import logs
 from salon.errors import InvalidRequest, SalonError
 from salon.memory import keep_freed_memory
+from salon.own_modules import PROGRAM
 from salon.wire.images import ImageLimits
 from services.scoring.limits import Limits
 from services.server import flags
@@ -139,4 +140,4 @@ def _pairs(settings: list[str]) -> dict[str, str]:
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
-    app()
+    app(prog_name=os.environ.pop(PROGRAM, None))

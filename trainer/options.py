@@ -1,5 +1,7 @@
 """The tables of options in docs/: rendered from the configs, so that page and code say the same.
 
+So is that of the settings in the environment.
+
 `python -m trainer.options` writes them anew between the marks that name them, such as
 `<!-- options ddpo -->` … `<!-- end -->`.
 """
@@ -13,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from salon.settings import Settings
 from trainer.algorithms import job_class
 from trainer.denoising.config import DenoisingConfig, LoraConfig
 from trainer.denoising.job import DenoisingJob
@@ -20,7 +23,7 @@ from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import EvaluationSpec, RewardSpec
 from trainer.spec.stopping import StopRule
 
-PAGES = ("ddpo.md", "rwr.md")
+PAGES = ("ddpo.md", "rwr.md", "commands.md")
 _DOCS = Path(__file__).parents[1] / "docs"
 _MARKED = re.compile(r"(<!-- options (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -52,6 +55,7 @@ TABLES: dict[str, Mapping[str, FieldInfo]] = {
     "ddpo": _own(_algorithm("ddpo")),
     "rwr": _own(_algorithm("rwr")),
     "lora": LoraConfig.model_fields,
+    "settings": {f"SALON_{name.upper()}": at for name, at in Settings.model_fields.items()},
 }
 """Fields by the name that a page's mark has."""
 
@@ -97,7 +101,9 @@ def _default(field: FieldInfo) -> str:
         return "see below"
     if isinstance(value, (list, tuple, dict)):
         return ", ".join(f"`{part}`" for part in value) or "none"
-    return {None: "none", True: "yes", False: "no"}[value] if _is_switch(value) else f"`{value}`"
+    if _is_switch(value):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"`{value}`" if str(value) not in ("", "{}") else "none"
 
 
 def _is_switch(value: Any) -> bool:

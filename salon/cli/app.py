@@ -1,5 +1,6 @@
 """The `salon` command: its commands by name, and how it ends."""
 
+import inspect
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -40,9 +41,11 @@ def _salon(
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(status.status)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    stack.serve
-)
+# All of its arguments are those of `python -m services`, --help among them.
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(stack.serve)
 app.command()(score)
 app.command()(token)
 app.command()(submit.submit)
@@ -53,6 +56,9 @@ app.command("watch")(submit.watch_job)
 app.command("logs")(jobs.show_logs)
 app.command()(jobs.cancel)
 app.command()(jobs.report)
+for command in app.registered_commands:  # whose help wraps where the terminal ends
+    paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def main() -> None:

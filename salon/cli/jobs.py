@@ -45,7 +45,9 @@ JobName = Annotated[
         autocompletion=_ids,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; see docs.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, as docs/commands.md has it.")
+]
 
 
 def open_store(settings: Settings) -> JobStore:
@@ -173,7 +175,8 @@ def _run_folders(jobs: Iterable[str]) -> list[str]:
 
 def _run_folder(record: Job) -> str:
     if record.state is not JobState.SUCCEEDED:
-        raise InvalidRequest(f"{record.id} is {record.state.value}: it has no report yet")
+        why = "only a job that succeeded has a report" if record.state.final else "no report yet"
+        raise InvalidRequest(f"{record.id} is {record.state.value}: {why}")
     return record.folder
 
 

@@ -72,6 +72,7 @@ def score(
         raise _unknown(reward, targets)
     documents: list[dict[str, Any]] = []
     failed = False
+    told: set[str] = set()
     for first in range(0, len(images), FILES_AT_ONCE):
         paths = images[first : first + FILES_AT_ONCE]
         batch, unread = _read_all(paths, about, limit)
@@ -86,12 +87,14 @@ def score(
         # What keeps the only reward from scoring at all keeps it from scoring the files to come.
         broken = answers[0].said if answers and reward != ALL else None
         failed |= bool(unread) or any(answer.failed for answer in answers)
+        if not as_json:  # there each entry says it
+            _tell_stand_ins(answers, told)
         if as_json:
             scored = iter(answers_as_json(answers, batch))
             for index in range(len(paths)):
                 documents += [unread[index]] if index in unread else next(scored, [])
         elif reward == ALL and answers:
-            print_table(score_table(answers, batch))
+            print_table(score_table(answers, batch), spare_last=True)
         elif answers and not isinstance(broken, SalonError):
             _print_lines(answers[0], batch)
         if isinstance(broken, SalonError):
@@ -109,7 +112,8 @@ def _unknown(reward: str, targets: Collection[str]) -> UnknownReward:
     near = misspelt(reward, targets)
     return UnknownReward(
         f"no reward {reward!r} is served here{f': did you mean {near}?' if near else ''}; served: "
-        f"{', '.join(sorted(targets))}. --target asks another service"
+        f"{', '.join(sorted(targets))}. --target asks another service, and so does a reward's "
+        "address in SALON_REWARD_TARGETS"
     )
 
 
@@ -137,6 +141,8 @@ def _read_all(
                 "image": str(path),
                 "reward": None,
                 "version": None,
+                "stand_in": None,
+                "unit": None,
                 "score": None,
                 "error": {"code": "UNREADABLE_FILE", "message": str(error)},
                 "details": {},
@@ -179,6 +185,19 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise InvalidRequest(f"--metadata must be a JSON object, got {text[:80]!r}")
     return parsed
+
+
+def _tell_stand_ins(answers: Sequence[Answer], told: set[str]) -> None:
+    """Say of each reward once that a small model answers for the real one."""
+    for answer in answers:
+        if answer.stand_in and answer.reward not in told:
+            told.add(answer.reward)
+            notices.print(
+                f"{answer.reward} is served by a stand-in ({answer.version}): its scores are for "
+                "trying out",
+                style="yellow",
+                soft_wrap=True,
+            )
 
 
 def _by_target(targets: dict[str, str]) -> dict[str, list[str]]:

@@ -60,6 +60,9 @@ class Answer:
     said: Sequence[Outcome | SalonError] | SalonError
     was_named: bool = False
     """Asked for by its name: then it fails, too, where it lacks an input."""
+    stand_in: bool | None = None
+    """Whether a small model answered in place of the real one; None: nobody said."""
+    unit: str = ""
 
     @property
     def failed(self) -> bool:
@@ -85,9 +88,11 @@ def ask_one(settings: Settings, target: str, reward: str, batch: Batch) -> Answe
             said = batch.score(client, reward)
             for each in said:
                 if isinstance(each, Outcome):
-                    return Answer(each.reward, each.version, said, was_named=True)
-            about = client.describe(reward)
-            return Answer(about.name, about.version, said, was_named=True)
+                    about = (each.stand_in, each.unit)
+                    return Answer(each.reward, each.version, said, True, *about)
+            found = client.describe(reward)
+            about = (found.stand_in, found.unit)
+            return Answer(found.name, found.version, said, True, *about)
     except SalonError as error:
         return Answer(reward, "", error, was_named=True)
 
@@ -116,9 +121,11 @@ def ask_all(settings: Settings, targets: Mapping[str, Sequence[str]], batch: Bat
 
 def _ask(client: RewardClient, reward: reward_pb2.Reward, batch: Batch) -> Answer:
     try:
-        return Answer(reward.name, reward.version, batch.score(client, reward.name))
+        said: Sequence[Outcome | SalonError] | SalonError = batch.score(client, reward.name)
     except SalonError as error:
-        return Answer(reward.name, reward.version, error)
+        said = error
+    about = (reward.stand_in, reward.unit)
+    return Answer(reward.name, reward.version, said, False, *about)
 
 
 def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[str, Any]]]:
@@ -129,6 +136,8 @@ def answers_as_json(answers: Sequence[Answer], batch: Batch) -> list[list[dict[s
                 "image": name,
                 "reward": answer.reward or None,
                 "version": answer.version or None,
+                "stand_in": answer.stand_in,
+                "unit": answer.unit or None,
                 **_result(said),
             }
             for name, said in answer.by_image(batch.names)
@@ -152,7 +161,7 @@ def error_of(said: Outcome | SalonError) -> SalonError | None:
 
 
 def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
-    """One row for each reward and image, which is named if there are several."""
+    """One row for each image and reward; the image is named if there are several."""
     several = len(batch.names) > 1
     table = Table(box=None)
     if several:
@@ -161,14 +170,15 @@ def score_table(answers: Sequence[Answer], batch: Batch) -> Table:
     table.add_column("score", no_wrap=True, style="bold")
     table.add_column("details or error", overflow="fold")
     table.add_column("version", no_wrap=True, style="dim")
-    for answer in answers:
-        if isinstance(answer.said, SalonError):
-            each: list[tuple[str, Outcome | SalonError]] = [("all", answer.said)]
-        else:
-            each = list(zip(batch.names, answer.said, strict=True))
-        for name, said in each:
-            row = (Text(answer.reward), *_cells(said), Text(answer.version))
-            table.add_row(*([Text(name)] if several else []), *row)
+    scored = [answer for answer in answers if not isinstance(answer.said, SalonError)]
+    by_reward = [[(answer, *each) for each in answer.by_image(batch.names)] for answer in scored]
+    rows: list[tuple[Answer, str, Outcome | SalonError]] = []
+    for of_image in zip(*by_reward, strict=True):
+        rows += of_image
+    rows += [(a, "all", a.said) for a in answers if isinstance(a.said, SalonError)]
+    for answer, name, said in rows:
+        cells = (Text(answer.reward), *_cells(said), Text(answer.version))
+        table.add_row(*([Text(name)] if several else []), *cells)
     return table
 
 

@@ -11,12 +11,14 @@ from salon.cli.terminal import console, notices, print_table
 from salon.errors import StackUnavailable
 from salon.jobs.bound import bound_key
 from salon.jobs.store import Job, JobState, JobStore
-from salon.own_modules import python
+from salon.own_modules import PROGRAM, python
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
 from salon.settings import Settings, load_settings
 from salon.stack import lifecycle
-from salon.stack.local_services import DEFAULT_REWARDS
+from salon.stack.local_services import DEFAULT_REWARDS, stands_in
+
+STAND_IN = "a stand-in, for trying out"
 
 
 def up(
@@ -38,9 +40,9 @@ def up(
         log_file = settings.state_dir / "logs" / f"{child['name']}.log"
         table.add_row(child["name"], str(child["pid"]), str(log_file))
     print_table(table)
-    table = Table("reward", "served at", box=None)
+    table = Table("reward", "served at", "", box=None)
     for reward, target in state["rewards"].items():
-        table.add_row(reward, target)
+        table.add_row(reward, target, STAND_IN if stands_in(settings, reward) else "")
     print_table(table)
     console.print(f"redis at {shown(settings.redis_url)}", soft_wrap=True)
 
@@ -82,12 +84,7 @@ def _left_by(settings: Settings) -> list[Job]:
         return []  # there is nobody to ask, and the stack is to stop all the same
 
 
-def serve(
-    context: typer.Context,
-    reward: Annotated[
-        str, typer.Argument(help="A reward, e.g. jpeg_compressibility, or a module of them.")
-    ],
-) -> None:
-    """Serve one reward in the foreground; options are those of `python -m services`."""
-    command = python("services", reward, *context.args)
-    os.execv(command[0], command)
+def serve(context: typer.Context) -> None:
+    """Serve one reward in the foreground, as `salon serve jpeg_compressibility`."""
+    command = python("services", *context.args)
+    os.execve(command[0], command, os.environ | {PROGRAM: "salon serve"})

@@ -15,6 +15,7 @@ from salon.cli.jobs import AsJson
 from salon.cli.records import record_as_json
 from salon.cli.score import known_targets
 from salon.cli.specs import rewards_of
+from salon.cli.stack import STAND_IN
 from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
 from salon.client.channel import connect
@@ -23,6 +24,7 @@ from salon.jobs.store import JobStore
 from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
+from salon.reward.v1 import reward_pb2
 from salon.settings import Settings, load_settings
 from salon.stack import lifecycle
 from salon.stack.state import is_alive
@@ -41,7 +43,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        _print(found, settings)
     if not found["healthy"]:
         raise typer.Exit(EXIT_ERROR)
 
@@ -72,15 +74,16 @@ def _rewards(settings: Settings) -> list[dict[str, Any]]:
                     "reward": name or None,
                     "target": target,
                     "healthy": here,
-                    "version": hosted.get(name),
+                    "version": hosted[name].version if here else None,
+                    "stand_in": hosted[name].stand_in if here else None,
                     "error": None if here else error,
                 }
             )
     return rows
 
 
-def _ask(settings: Settings, target: str) -> tuple[dict[str, str], str]:
-    """Versions by reward that a service scores now, and why it does not score others."""
+def _ask(settings: Settings, target: str) -> tuple[dict[str, reward_pb2.Reward], str]:
+    """What a service scores now, by name, and why it does not score others."""
     try:
         # First, because it says at once that nobody listens; calls of the client are patient.
         with connect(target, security=settings.security, retries=False) as channel:
@@ -94,7 +97,7 @@ def _ask(settings: Settings, target: str) -> tuple[dict[str, str], str]:
         return {}, str(from_rpc_error(error, target))
     except SalonError as error:
         return {}, str(error)
-    return {each.name: each.version for each in rewards}, "its service does not host it"
+    return {each.name: each for each in rewards}, "its service does not host it"
 
 
 def _redis(settings: Settings) -> dict[str, Any]:
@@ -106,6 +109,8 @@ def _redis(settings: Settings) -> dict[str, Any]:
         served = served_queues(create_app(settings))
         jobs = store.active()
         rewards = {name for job in jobs for name in rewards_of(job.spec)}
+        if lifecycle.running(settings):  # else who names them may only score
+            rewards |= settings.reward_targets.keys()
         names = {TRAIN_QUEUE, *served, *(score_queue(reward) for reward in rewards)}
         queues = [
             {"queue": name, "waiting": client.llen(name), "served": name in served}
@@ -138,7 +143,7 @@ def _lacks_worker(queue: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return not queue["served"]
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(found: Mapping[str, Any], settings: Settings) -> None:
     if found["stack"] is None:
         console.print("no local stack runs from this state folder: `salon up` starts one")
     else:
@@ -157,12 +162,20 @@ def _print(found: Mapping[str, Any]) -> None:
     table.add_column("health", overflow="fold")
     for row in found["rewards"]:
         health = _good("healthy") if row["healthy"] else _bad(row["error"])
+        if row["stand_in"]:
+            health = health.append(f" ({STAND_IN})", style="yellow")
         table.add_row(row["reward"] or "—", row["target"], health)
     print_table(table)
     if found["queues"]:
-        table = Table("queue", "waiting", "worker", box=None)
+        table = Table("queue", "waiting", box=None)
+        table.add_column("worker", overflow="fold")
+        hints = {
+            score_queue(reward): f": start one with `python -P -m workers -Q {score_queue(reward)}`"
+            for reward in settings.reward_targets
+        }
         for row in found["queues"]:
-            absent = Text("none answers", style="red" if _lacks_worker(row, found) else "")
+            said = f"none answers{hints.get(row['queue'], '')}"
+            absent = Text(said, style="red" if _lacks_worker(row, found) else "")
             worker = _good("yes") if row["served"] else absent
             table.add_row(row["queue"], str(row["waiting"]), worker)
         print_table(table)

@@ -50,6 +50,11 @@ Overrides = Annotated[
 ]
 
 
+def _refuse_seed(value: str) -> None:
+    if value:
+        raise typer.BadParameter(f"give it as an override, seed={value}, or several as --seeds")
+
+
 class JobEnded(SalonError):
     """A job that was followed to its end did not succeed."""
 
@@ -64,6 +69,7 @@ def submit(
         typer.Option(help="With --seeds and --watch: the report over all, else report.html."),
     ] = None,
     as_json: AsJson = False,
+    _: Annotated[str, typer.Option("--seed", hidden=True, callback=_refuse_seed)] = "",
 ) -> None:
     """Check a job spec, store the job and queue it; with --seeds, several."""
     settings = load_settings()

@@ -91,11 +91,12 @@ def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
     console.out(json.dumps(finite(document), indent=2), highlight=False)
 
 
-def print_table(table: Table, on: Console = console) -> None:
+def print_table(table: Table, on: Console = console, *, spare_last: bool = False) -> None:
     """Cut nothing: in a pipe a row is a line, however long; in a terminal prose wraps at spaces.
 
     Columns that are names or paths must not wrap at all (`no_wrap`). Where a terminal has no room
-    for that, each row is a few lines, its first cell above the others.
+    for that, the last column is left out if it can be spared; if that does not help, each row is a
+    few lines, its first cell above the others.
     """
     options = on.options.update(max_width=_ANY_WIDTH)
     for column in table.columns:
@@ -104,10 +105,22 @@ def print_table(table: Table, on: Console = console) -> None:
         column.min_width = longest if column.no_wrap else max(word, min(longest, _PROSE_WIDTH))
     needed = Measurement.get(on, options, table)
     if on.is_terminal and needed.minimum > on.width:
-        _print_rows(table, on)
+        if spare_last:
+            table.columns.pop()
+            print_table(table, on)
+        else:
+            _print_rows(table, on)
         return
     table.width = min(needed.maximum, on.width) if on.is_terminal else needed.maximum
-    on.print(table, crop=False)
+    if on.is_terminal:
+        on.print(table, crop=False)
+        return
+    with on.capture() as rendered:
+        on.print(table, crop=False)
+    for line in (
+        rendered.get().removesuffix("\n").split("\n")
+    ):  # without the blanks behind the last column
+        on.out(line.rstrip(), highlight=False)
 
 
 def _print_rows(table: Table, on: Console) -> None:

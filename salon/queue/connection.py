@@ -44,7 +44,7 @@ def connect(url: str) -> redis.Redis:
     """
     client = redis.Redis.from_url(
         url,
-        retry=Patience(),
+        retry=Patience(way_out=f"; {_way_back(url)}"),
         socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=CONNECT_SECONDS,
         health_check_interval=15,
@@ -178,11 +178,14 @@ def _databases(url: str) -> str:
 
 
 def _unavailable(url: str, error: RedisError) -> StackUnavailable:
-    start = "start one with `salon up`" if own_port(url) else "see that this Redis runs"
     return StackUnavailable(
-        f"no Salon stack answers at {shown(url)} ({error}): {start}, "
+        f"no Salon stack answers at {shown(url)} ({error}): {_way_back(url)}, "
         "or set SALON_REDIS_URL to one that runs"
     )
+
+
+def _way_back(url: str) -> str:
+    return "start one with `salon up`" if own_port(url) else "see that this Redis runs"
 
 
 def _refusal(url: str) -> str:

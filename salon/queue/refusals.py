@@ -20,7 +20,7 @@ from redis.retry import Retry
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0  # a restart of Redis with its log to replay
-TOLD_SECONDS = 5.0  # between two lines of the log that say what is waited for
+TOLD_SECONDS = 5.0  # at least, between two lines of the log that say what is waited for
 
 PASSING = (
     "OOM",  # maxmemory is reached, and the policy is noeviction
@@ -87,14 +87,15 @@ class Patience(Retry):  # type: ignore[misc]
     By the clock, not by a number of tries: one may take milliseconds or many seconds.
     """
 
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Begin no further try after so long."""
+    def __init__(self, seconds: float = PATIENCE_SECONDS, way_out: str = "") -> None:
+        """Begin no further try after so long, and say `way_out` where nothing answers."""
         # Before its release 8 redis-py passed on what the system says of a new connection.
         errors = (redis.ConnectionError, redis.TimeoutError, OSError, OperationalError)
         super().__init__(ExponentialBackoff(cap=1.0, base=0.05), -1, errors)
         self._seconds = seconds
         self._ends: float | None = None  # of the call that is being made
-        self._told = 0.0
+        self._way_out = way_out
+        self._told, self._told_at = "", 0.0
 
     def call_with_retry(
         self,
@@ -105,7 +106,7 @@ class Patience(Retry):  # type: ignore[misc]
     ) -> _Result:
         """As redis-py's own, whose further arguments depend on its version, but with an end.
 
-        The log says what is waited for.
+        The log says what is waited for, once until that is something else.
         """
         # Within a call that tries again, a connection that connects anew has this called, too.
         outermost = self._ends is None
@@ -114,9 +115,13 @@ class Patience(Retry):  # type: ignore[misc]
 
         def failed(error: Exception, *count: int) -> None:
             now = time.monotonic()
-            if now - self._told > TOLD_SECONDS:
-                self._told = now
-                log.warning("waiting for Redis: %s", error)
+            refused = isinstance(error, Refused)
+            # Connections break in many words, and what to do about it is the same.
+            what = str(error) if refused else "no connection"
+            if what != self._told and now - self._told_at > TOLD_SECONDS:
+                self._told, self._told_at = what, now
+                said = str(error).rstrip(".")
+                log.warning("waiting for Redis: %s%s", said, "" if refused else self._way_out)
             fail(error, *count)
             if now >= ends:
                 raise error
@@ -126,6 +131,8 @@ class Patience(Retry):  # type: ignore[misc]
         finally:
             if outermost:
                 self._ends = None
+        if outermost:
+            self._told = ""
         return result
 
 

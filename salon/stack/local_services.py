@@ -11,6 +11,7 @@ from salon.errors import InvalidRequest, UnknownReward
 from salon.serving import catalogue
 from salon.serving.catalogue import Needs
 from salon.settings import Settings
+from salon.stand_ins import is_stand_in
 
 ALL = "all"
 DEFAULT_REWARDS = ("jpeg_compressibility", "jpeg_incompressibility")
@@ -154,6 +155,16 @@ def _digits(name: str) -> str:
     return re.sub(r"[^0-9]", "", name)
 
 
+def stands_in(settings: Settings, reward: str) -> bool:
+    """Whether the local stack serves `reward` by a small model in place of the real one."""
+    return reward not in settings.reward_targets and any(
+        is_stand_in(value)
+        for service in salons_own()
+        if reward in service.rewards
+        for value in (option.partition("=")[2] for option in service.options)
+    )
+
+
 def needs_of(settings: Settings, reward: str) -> Needs | None:
     """What `reward` needs besides image and prompt; None where it is not known here.
 
@@ -192,12 +203,12 @@ def reward_targets(settings: Settings, services: Sequence[LocalService]) -> dict
 
 
 def address(netloc: str) -> tuple[str, int]:
-    """Host and port of `host:port`.
+    """Host and port of `host:port`, as SALON_REWARD_TARGET has them.
 
     Raises:
         InvalidRequest: it is something else.
     """
     host, _, port = netloc.partition(":")
     if not host or not port.isdigit():
-        raise InvalidRequest(f"{netloc!r} is not host:port")
+        raise InvalidRequest(f"SALON_REWARD_TARGET: {netloc!r} is not host:port")
     return host, int(port)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral, Real
+from pathlib import Path
 from threading import TIMEOUT_MAX
 from types import ModuleType
 from typing import Any
@@ -165,23 +166,28 @@ def _broken(name: str, error: BaseException) -> InvalidRequest:
 
 
 def _unknown(name: str, modules: list[str]) -> InvalidRequest:
-    near = difflib.get_close_matches(name, [*modules, *catalogue.known()], n=1)
+    known = catalogue.known()
+    own = [file.stem for file in Path().glob("*.py")]
+    if name in known:  # of one of whose classes the name was asked for
+        near = [known[name].module.removeprefix(f"{rewards.__name__}.")]
+    else:
+        near = difflib.get_close_matches(name, [*known, *modules, *own], n=1)
     return InvalidRequest(
-        f"no reward module {name!r}: choose one of {', '.join(modules)}, or give the path of your "
-        "own, such as my_package.my_reward or my_module:MyReward"
-        f"{f'; did you mean {near[0]}?' if near else ''}"
+        f"no reward module {name!r}: {f'did you mean {near[0]}? Else ' if near else ''}"
+        f"choose one of {', '.join(sorted(known))}, or give the path of your own module, such "
+        "as my_package.my_reward or my_module:MyReward"
     )
 
 
 def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
-    found = [
-        value
+    found = {
+        name: value
         for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, Reward)
-        and (name == class_name if class_name else value.__module__ == module.__name__)
-    ]
-    defined = list(dict.fromkeys(found))  # a class may have a second name
+        if inspect.isclass(value) and issubclass(value, Reward)
+    }
+    # A class may have a second name.
+    own = list(dict.fromkeys(v for v in found.values() if v.__module__ == module.__name__))
+    defined = own if not class_name else [found[class_name]] if class_name in found else []
     classes = [value for value in defined if not inspect.isabstract(value)]
     if not classes:
         lacking = [f"{each.__name__} lacks {', '.join(_abstract(each))}" for each in defined]
@@ -190,8 +196,10 @@ def _find_classes(module: ModuleType, class_name: str) -> list[type[Reward]]:
                 f"module {module.__name__} defines no complete reward: {'; '.join(lacking)}"
             )
         what = f"no complete {class_name}, a subclass" if class_name else "no subclass"
+        there = f"; it has {', '.join(each.__name__ for each in own)}" if own else ""
         raise InvalidRequest(
-            f"module {module.__name__} defines {what} of salon.serving.Reward{namesake(module)}"
+            f"module {module.__name__} defines {what} of salon.serving.Reward"
+            f"{there}{namesake(module)}"
         )
     return classes
 

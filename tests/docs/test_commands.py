@@ -38,6 +38,12 @@ def test_every_option_on_the_page_exists():
     assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", PAGE)) <= known
 
 
+def test_the_table_of_settings_has_every_one():
+    table = PAGE.partition("<!-- options settings -->")[2].partition("<!-- end -->")[0]
+    names = re.findall(r"^\| `SALON_(\w+)` \|", table, re.MULTILINE)
+    assert [name.lower() for name in names] == list(Settings.model_fields)
+
+
 def test_the_record_on_the_page_has_the_fields_of_a_record():
     job = Job("x", "x", {}, JobState("queued"), "", 0, 0, "", "", False, 1.0, 0.0, 0.0)
     assert list(RECORD) == [*record_as_json(job), "result", "spec"]

@@ -13,6 +13,8 @@ from salon import RewardClient
 from salon.queue.broker import score_queue
 from salon.reward.v1 import reward_pb2
 from salon.serving import catalogue
+from salon.settings import load_settings
+from salon.stack.programs import programs
 from services.server.reward_modules import choose_rewards
 from tests.fixtures.service import REPOSITORY
 from tests.salon.files import noise
@@ -20,7 +22,7 @@ from tests.salon.files import noise
 PAGE = (REPOSITORY / "docs" / "own-reward.md").read_text(encoding="utf-8")
 SHARPNESS, CLIENT, SHARP_ENOUGH, LOCAL_OPTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 [ENTRY_POINT] = re.findall(r'-points."salon.rewards"]\n(.*?)```', PAGE, re.DOTALL)
-SERVE, TRAIN, SERVE_WITH_OPTIONS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+SERVE, UP, TRAIN, SERVE_WITH_OPTIONS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -100,6 +102,14 @@ def test_options_that_cannot_be_used_are_refused_before_anything_starts(folder, 
     assert done.returncode == 1
     assert done.stderr.startswith(words)
     assert done.stderr.count("\n") == 1
+
+
+def test_the_stack_of_the_page_scores_with_the_reward(monkeypatch):
+    setting, *command = shlex.split(UP)
+    assert command == ["salon", "up"]
+    monkeypatch.setenv(*setting.split("=", 1))
+    commands = [" ".join(program.command) for program in programs(load_settings())]
+    assert any(f"-Q {score_queue('sharpness')}" in command for command in commands)
 
 
 def test_the_queue_of_the_page_is_that_of_the_reward():

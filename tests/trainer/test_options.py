@@ -15,6 +15,8 @@ class Section(BaseModel):
     names: tuple[str, ...] = Field(("x", "y"), description="Which <x>, a|b.")
     rate: float = Field(1e-4, description="How fast.")
     quick: bool = Field(False, description="Whether.")
+    places: dict[str, str] = Field({}, description="Where.")
+    word: str = Field("", description="Secret.")
 
 
 def test_a_table_has_a_row_for_each_field(monkeypatch):
@@ -29,6 +31,8 @@ def test_a_table_has_a_row_for_each_field(monkeypatch):
         "| `names` | `x`, `y` | Which &lt;x>, a\\|b. |\n"
         "| `rate` | `0.0001` | How fast. |\n"
         "| `quick` | no | Whether. |\n"
+        "| `places` | none | Where. |\n"
+        "| `word` | none | Secret. |\n"
         "<!-- end -->\nafter\n"
     )
     assert render(render(page)) == render(page)

@@ -120,8 +120,10 @@ class DDPOJob(DenoisingJob):
 
     builder: ClassVar[str] = "trainer.ddpo.algorithm:build"
     health: ClassVar[Mapping[str, str]] = {
-        "approx_kl": "½ (log ratio)², how far an update moves the policy",
-        "clipfrac": "share of steps whose ratio left the clip range",
+        "approx_kl": "½ (log ratio)², how far an update moves the policy; alarming far above "
+        "½ clip_range²",
+        "clipfrac": "share of steps whose ratio left the clip range; alarming near 1, where "
+        "clipping holds most of them back",
         **DenoisingJob.health,
     }
 

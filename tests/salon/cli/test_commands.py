@@ -404,6 +404,16 @@ def test_serving_in_the_foreground_until_told_to_stop(salon, photo):
     assert serving.returncode == 0
 
 
+def test_the_help_of_serve_has_the_options_of_the_service(salon):
+    done = salon("serve", "--help")
+    assert done.returncode == 0
+    assert "Usage: salon serve " in done.out
+    assert "--max-batch" in done.out
+    failed = salon("serve", "jpeg", "--prot", "1")
+    assert failed.returncode == 2
+    assert "Usage: salon serve " in failed.err and "--port" in failed.err
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost:x/0"])
 def test_a_url_that_is_none_is_named(salon, url):
     salon.environment["SALON_REDIS_URL"] = url

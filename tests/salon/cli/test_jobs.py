@@ -119,6 +119,17 @@ def test_what_cannot_be_submitted_is_said_before_anything_is(salon, spec, store,
     assert store.ids() == []
 
 
+def test_a_single_seed_is_an_override(salon, spec, store):
+    assert "seed=3" in salon("submit", spec, "--seed", "3", code=2).stderr
+    assert store.ids() == []
+
+
+def test_the_help_of_a_command_wraps_at_the_width_of_the_terminal_alone(salon, monkeypatch):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
+    lines = [line.strip() for line in salon("score", "--help").stdout.splitlines()]
+    assert any(line.startswith("A file that") and line.endswith("the command.") for line in lines)
+
+
 def test_if_a_job_cannot_be_queued_it_is_not_left_behind(salon, spec, store, monkeypatch):
     def full(*_):
         raise KeyboardInterrupt
@@ -248,7 +259,10 @@ def test_a_report_over_several_jobs_is_the_trainers(salon, store, redis_client, 
     Path("run").mkdir()
     salon("report", "run", second)
     assert trainer.read_text().endswith(f"--out report.html -- run /runs/{second}\n")
-    with pytest.raises(InvalidRequest, match=f"{queued} is queued"):
+    with pytest.raises(InvalidRequest, match=f"{queued} is queued: no report yet"):
+        salon("report", first, queued)
+    store.cancel(queued)
+    with pytest.raises(InvalidRequest, match="is cancelled: only a job that succeeded has a rep"):
         salon("report", first, queued)
     Path("fail").touch()
     with pytest.raises(SalonError, match="no report over these jobs: why"):
@@ -304,6 +318,14 @@ def test_status_is_a_document_even_where_the_broker_refuses(salon, monkeypatch):
     monkeypatch.setattr("salon.cli.status.served_queues", refuses)
     found = document(salon("status", "--json", code=1))
     assert found["redis"]["error"] == "READONLY for now"
+
+
+def test_a_named_reward_without_a_worker_is_shown_beside_a_stack(salon, monkeypatch):
+    stack = {"pid": 1, "command": [], "children": [], "failing": [], "rewards": {}}
+    monkeypatch.setattr("salon.stack.lifecycle.running", lambda _: stack)
+    monkeypatch.setenv("SALON_REWARD_TARGETS", '{"redness": "127.0.0.1:1"}')
+    told = salon("status", code=1).stdout
+    assert re.search(r"score\.redness +0 +none answers: start one with .*-Q score\.redness", told)
 
 
 def test_who_only_scores_lacks_no_training_worker(salon, store, monkeypatch, jpeg_service):

@@ -20,6 +20,7 @@ from salon.errors import InvalidRequest, ServiceUnavailable
 from salon.serving import catalogue
 from salon.settings import Settings
 from salon.stack.local_services import salons_own
+from salon.wire.outcomes import Outcome
 from tests.fixtures.command import Salon, assert_one_line_error
 
 REPOSITORY = Path(__file__).parents[3]
@@ -38,6 +39,7 @@ def salon(folder):
     command.environment |= {"SALON_STATE_DIR": str(folder / "state"), "HF_HUB_OFFLINE": "1"}
     up = command("up", "--rewards", REWARDS)
     assert up.returncode == 0, up.err
+    command.up = up.out
     yield command
     assert command("down").out.strip() == "stopped"
     assert command.processes() == []
@@ -95,6 +97,16 @@ def test_a_reward_is_found_wherever_the_stack_serves_it(salon, pictures):
     assert table["aesthetic"].split()[0] == score
 
 
+def test_a_stand_in_is_marked_wherever_its_scores_or_its_name_are_shown(salon, pictures):
+    said = r"aesthetic is served by a stand-in \(\S+\): its scores are for trying out\n"
+    done = salon("score", "--reward", "all", *map(str, pictures))
+    assert re.fullmatch(said, done.err)
+    assert re.fullmatch(said, salon("score", "--reward", "aesthetic", *map(str, pictures)).err)
+    for shown in (salon.up, salon("status").out):
+        [marked] = [line for line in shown.splitlines() if "a stand-in, for trying out" in line]
+        assert marked.split()[0] == "aesthetic"
+
+
 def test_a_sample_that_fails_is_in_its_row_and_in_the_exit_code(salon, folder):
     (folder / "broken.png").write_bytes(b"no picture")
     done = salon("score", "--reward", "all", str(folder / "broken.png"))
@@ -108,6 +120,16 @@ def test_a_service_that_is_away_is_a_row_and_a_failure():
     console.print(score_table([answer], Batch(["one.png"], [b""])))
     assert answer.failed
     assert re.search(r"mine +— +reward service gpu:1: UNAVAILABLE", console.file.getvalue())
+
+
+def test_the_rows_of_an_image_are_together():
+    scored = [Outcome(0.5, None, {}, name, "1") for name in "ab"]
+    answers = [Answer("a", "1", [scored[0]] * 2), Answer("away", "", ServiceUnavailable("x"))]
+    answers.append(Answer("b", "1", [scored[1]] * 2))
+    table = score_table(answers, Batch(["1.png", "2.png"], [b"", b""]))
+    image, reward = ([str(cell) for cell in column.cells] for column in table.columns[:2])
+    assert image == ["1.png", "1.png", "2.png", "2.png", "all"]
+    assert reward == ["a", "b", "a", "b", "away"]
 
 
 def test_prompt_and_metadata_arrive_and_details_are_shown(salon, start_service, pictures, tmp_path):
@@ -137,6 +159,9 @@ def test_json_has_every_image_and_reward_with_all_digits(salon, pictures, folder
     assert error["code"] == "ERROR_CODE_INVALID_IMAGE"
     assert found[paths[0], "l2"]["error"]["code"] == "ERROR_CODE_MISSING_INPUT"
     assert found[paths[0], "preference"]["error"]["code"] == "UnknownInstance"
+    assert {name for (_, name), entry in found.items() if entry["stand_in"]} == {"aesthetic"}
+    assert found[paths[0], "jpeg_compressibility"]["unit"] == "kB"
+    assert found[paths[0], "l2"]["unit"] is None
     exact = found[paths[0], "jpeg_compressibility"]["score"]
     buffer = io.BytesIO()
     Image.open(pictures[0]).save(buffer, "JPEG", quality=95)
@@ -268,7 +293,8 @@ def test_the_default_address_is_asked_only_where_no_other_is_named(monkeypatch, 
 
 def test_a_reward_that_the_stack_does_not_serve_is_not_asked_of_another_service(salon, pictures):
     failed = salon("score", "--reward", "aesthetc", pictures[0])
-    assert_one_line_error(failed, "'aesthetc'", "did you mean aesthetic?", "--target")
+    words = ("did you mean aesthetic?", "--target", "SALON_REWARD_TARGETS")
+    assert_one_line_error(failed, "'aesthetc'", *words)
     salon.environment["SALON_REWARD_TARGETS"] = '{"mine": "127.0.0.1:1"}'
     try:
         assert "127.0.0.1:1:" in salon("score", "--reward", "mine", pictures[0]).err

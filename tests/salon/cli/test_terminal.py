@@ -81,10 +81,10 @@ def table(name, prose, *more):
     return made
 
 
-def shown(width, terminal, *cells):
+def shown(width, terminal, *cells, **options):
     file = io.StringIO()
     on = Console(file=file, width=width, force_terminal=terminal, color_system=None)
-    print_table(table(*cells), on)
+    print_table(table(*cells), on, **options)
     return file.getvalue().splitlines()
 
 
@@ -101,6 +101,29 @@ def test_in_a_pipe_a_row_is_a_line_and_in_a_terminal_prose_wraps():
     lines = shown(80, True, "name", prose)
     assert len(lines) > 2
     assert max(map(len, lines)) <= 80
+
+
+def test_in_a_pipe_nothing_is_padded_to_the_longest_of_the_last_column():
+    made = Table("name", "reason", box=None)
+    made.add_row("one", "")
+    made.add_row("two", "a reason of some words " * 10)
+    file = io.StringIO()
+    print_table(made, Console(file=file, width=80, color_system=None))
+    assert [line[:12] for line in file.getvalue().splitlines()] == [
+        " name  reaso",
+        " one",
+        " two   a rea",
+    ]
+
+
+def test_the_last_column_goes_before_the_table_does():
+    cells = ("a name", "a reason of words", "1.5", "1+a-version-of-very-many-characters")
+    assert "column 1" in shown(80, True, *cells, spare_last=True)[0]
+    assert [line.split() for line in shown(45, True, *cells, spare_last=True)] == [
+        ["name", "prose", "column", "0"],
+        ["a", "name", "a", "reason", "of", "words", "1.5"],
+    ]
+    assert "column 1" in shown(45, False, *cells, spare_last=True)[0]
 
 
 WORD = "1+pillow-13.0.0+libjpeg-turbo-3.2.0"
@@ -134,7 +157,7 @@ table = Table("file", box=None); table.add_row({named!r}); print_table(table)
 """
     assert printed(code).decode().replace("file".ljust(len(named)), "file").split("\n") == [
         named,
-        " file ",
-        f" {named} ",
+        " file",
+        f" {named}",
         "",
     ]

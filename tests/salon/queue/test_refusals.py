@@ -113,7 +113,7 @@ def test_what_does_not_pass_is_raised_as_it_is(message):
 
 
 def test_the_wait_has_an_end_and_the_error_says_what_it_was(server, refusing, monkeypatch):
-    monkeypatch.setattr("salon.queue.connection.Patience", lambda: refusals.Patience(0.2))
+    monkeypatch.setattr("salon.queue.connection.Patience", lambda **_: refusals.Patience(0.2))
     refusing.begin("OOM")
     with pytest.raises(Overloaded, match=r"no room for a blob of 9 bytes.*maxmemory"):
         BlobStore(connect(server.url), 60).put(b"x" * 9)
@@ -180,6 +180,28 @@ def test_a_wait_within_a_wait_makes_it_no_longer(monkeypatch):
                 lambda: patience.call_with_retry(away, lambda _: None), lambda _: None
             )
         assert 60 <= clock.now - started <= 61
+
+
+def test_what_is_waited_for_is_said_once_until_it_is_something_else(monkeypatch, caplog):
+    clock = _Clock()
+    monkeypatch.setattr(refusals, "time", clock)
+    monkeypatch.setattr("redis.retry.sleep", clock.sleep)
+    patience = refusals.Patience(way_out="; start one")
+    full = refusals.Refused("OOM", "full")
+    errors = [redis.ConnectionError("closed"), *[redis.ConnectionError("no")] * 20, *[full] * 20]
+
+    def away():
+        if errors:
+            raise errors.pop(0)
+        return "there"
+
+    assert patience.call_with_retry(away, lambda _: None) == "there"
+    lost = "waiting for Redis: closed; start one"
+    assert caplog.messages == [lost, "waiting for Redis: Redis refuses for now: OOM full"]
+    clock.sleep(60)
+    errors.append(redis.ConnectionError("closed"))
+    patience.call_with_retry(away, lambda _: None)
+    assert caplog.messages[2:] == [lost]
 
 
 @pytest.mark.parametrize("further", [[], ["is_retryable"], ["is_retryable", "with_failure_count"]])

@@ -77,6 +77,8 @@ def test_ports_are_consecutive():
     assert service_targets(settings, chosen) == ["127.0.0.1:6000", "127.0.0.1:6001"]
     with pytest.raises(InvalidRequest, match="65535, and 2 services"):
         service_targets(Settings(reward_target="127.0.0.1:65535"), chosen)
+    with pytest.raises(InvalidRequest, match="SALON_REWARD_TARGET: 'banana' is not host:port"):
+        service_targets(Settings(reward_target="banana"), chosen)
 
 
 def test_a_model_that_is_missing_is_named(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_a_port_in_use_is_one_readable_line(jpeg_service):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["jpg", "--port", "0"], "no reward module 'jpg': choose one of "),
+        (["jpg", "--port", "0"], "no reward module 'jpg': did you mean jpeg? Else choose one of "),
         (["no.such.module", "--port", "0"], "no reward module 'no.such.module'"),
         (["salon.errors", "--port", "0"], "defines no subclass of salon.serving.Reward"),
         (["jpeg", "--host", "192.0.2.1", "--insecure"], "cannot listen at 192.0.2.1:50051"),

@@ -81,6 +81,19 @@ def test_a_version_may_be_set_by_the_instance_but_must_be_set(module):
         load_rewards(module(described))
 
 
+def test_modules_of_the_working_folder_and_their_classes_are_suggested(tmp_path, monkeypatch):
+    (tmp_path / "sparseness.py").write_text(BARE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match=r"'sparsenes': did you mean sparseness\?"):
+        choose_rewards("sparsenes")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(InvalidRequest, match=r"no complete Bear, .*Reward; it has Bare$"):
+            choose_rewards("sparseness:Bear")
+    finally:
+        sys.modules.pop("sparseness", None)
+
+
 def test_a_missing_dependency_is_not_taken_for_a_missing_module(module):
     name = module("import a_package_nobody_has\n")
     with pytest.raises(InvalidRequest, match=r"cannot be imported.*a_package_nobody_has"):
@@ -184,7 +197,12 @@ def test_a_reward_that_an_installed_package_registers_is_found_by_its_name(insta
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("jpeg_compresibility", "did you mean jpeg_compressibility?"),
+        (
+            "jpeg_compresibility",
+            "'jpeg_compresibility': did you mean jpeg_compressibility? Else choose one of "
+            "aesthetic, caption_bertscore, clip_score",
+        ),
+        ("jpeg_compressibility:JpegCompressibility", "did you mean jpeg?"),
         ("jpeg_compressibility:Other", "no reward module 'jpeg_compressibility'"),
         ("", "no reward module ''"),
         (".jpeg", "no reward module '.jpeg'"),

@@ -100,6 +100,12 @@ def test_each_run_has_its_line_and_the_mean_is_of_all_of_them(page):
         "first",
         "second",
     ]
+    legend = re.findall(r'<ul class="legend">(.*?)</ul>', text, re.S)[0]
+    hues = re.findall(r'<path class="strand" style="(.*?)"', text)[:2]
+    assert re.findall(r'<li style="(.*?)">(\w+)</li>', legend) == [
+        *zip(hues, ["first", "second"], strict=True)
+    ]
+    assert len(set(hues)) == 2
     points = re.search(r'data-points="([^"]*)"', text)[1]
     said = [point[2] for point in json.loads(html.unescape(points))]
     assert [line.split(":")[0] for line in said] == [f"iteration {i}" for i in (1, 2, 3, 4)]
