@@ -108,7 +108,17 @@ def _train(
         if isinstance(spec, RewardedJob):
             evaluations = _evaluations(spec, algorithm, context, folder)
         loop = Loop(
-            job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
+            job,
+            spec,
+            algorithm,
+            evaluations,
+            folder,
+            checkpoints,
+            interrupt,
+            versions,
+            lease,
+            ranks,
+            settings.answer_seconds,
         )
         tracker = None
         if ranks.first:

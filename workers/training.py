@@ -106,7 +106,7 @@ def _release(lease: Lease, reason: str, end: str = "") -> bool:
     else:
         log.warning("trainer died", job=lease.job, reason=reason)
         store.add_log(lease.job, reason)
-    return lease.job in store.waiting()
+    return lease.job in store.queued()
 
 
 @worker_ready.connect
@@ -130,7 +130,7 @@ def _relaunch_lost_jobs() -> None:
         try:
             lost = store.abandoned()
             if _redis().llen(TRAIN_QUEUE) == 0:
-                lost += store.waiting()
+                lost += store.queued()
             for job in lost:
                 log.warning("relaunching", job=job)
                 send_launch(app, job)

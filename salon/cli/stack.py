@@ -58,7 +58,7 @@ def _left_by(settings: Settings) -> list[str]:
     try:
         client = connect_now(settings.redis_url)
         bound = {raw.decode() for raw in client.smembers(bound_key(settings))}
-        return [job.id for job in JobStore(client).active() if job.id not in bound]
+        return [job.id for job in JobStore(client).unfinished() if job.id not in bound]
     except (StackUnavailable, redis.RedisError):
         return []  # there is nobody to ask, and the stack is to stop all the same
 

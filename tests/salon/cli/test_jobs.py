@@ -80,7 +80,7 @@ def test_a_job_is_submitted_listed_and_shown_as_json(salon, spec, store):
 
 def test_a_job_that_is_followed_as_json_ends_in_its_result(salon, spec, store, redis_client):
     def trainer():
-        while not (waiting := store.waiting()):
+        while not (waiting := store.queued()):
             pass
         finish(redis_client, waiting[0])
 

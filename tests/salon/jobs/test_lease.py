@@ -105,7 +105,7 @@ def test_a_finished_job_stays_finished(redis_client, store, job):
         lease.finish(JobState.FAILED, "too late")
     assert store.get(job).state is JobState.SUCCEEDED
     assert acquire(redis_client, job, "w", 30, 3) is None
-    assert store.abandoned() == store.waiting() == []
+    assert store.abandoned() == store.queued() == []
 
 
 def test_a_job_cancelled_while_nobody_held_it_is_closed_on_the_next_take(redis_client, store, job):

@@ -70,7 +70,7 @@ def test_abandoned_jobs_are_those_without_a_lease(store, redis_client):
     take(redis_client, lost, seconds=0.05)
     time.sleep(0.1)
     assert store.abandoned() == [lost]
-    assert store.waiting() == [queued]
+    assert store.queued() == [queued]
 
 
 def test_following_a_job_gives_every_event_and_ends_with_it(store, redis_client):
