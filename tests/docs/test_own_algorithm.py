@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ from trainer.runtime.metrics_file import read_metrics
 from trainer.runtime.run_folder import RunFolder
 
 PAGE = (REPOSITORY / "docs" / "own-algorithm.md").read_text(encoding="utf-8")
-JOB, ALGORITHM = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+JOB, ALGORITHM, GUIDED_JOB, GUIDED, FROM_PYTHON = re.findall(
+    r"```python\n(.*?)```", PAGE, re.DOTALL
+)
 [ENTRY_POINT] = re.findall(r'```toml\n\[project.entry-points."(.*?)```', PAGE, re.DOTALL)
+[GUIDED_ENTRY] = re.findall(r"`(guided = .*?)`", PAGE)
 [SPEC] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 ITERATIONS = 4000  # a few seconds: time to kill it
 
@@ -27,19 +31,22 @@ def package(tmp_path, monkeypatch):
     """The page's package, installed for all processes that are started from here."""
     site = tmp_path / "site"
     (site / "hills").mkdir(parents=True)
-    (site / "hills" / "__init__.py").write_text(JOB)
+    (site / "hills" / "__init__.py").write_text(JOB + GUIDED_JOB)
     (site / "hills" / "climb.py").write_text(ALGORITHM)
+    (site / "hills" / "guided.py").write_text(GUIDED)
     installed = site / "hills-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hills\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[" + ENTRY_POINT.replace('"', ""))
+    (installed / "entry_points.txt").write_text(
+        "[" + f"{ENTRY_POINT}{GUIDED_ENTRY}".replace('"', "")
+    )
     monkeypatch.setenv("PYTHONPATH", str(site))
 
 
-def salon(*arguments, folder):
+def salon(*arguments, folder, code=0):
     command = [Path(sys.executable).parent / "salon", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -96,3 +103,116 @@ def test_what_is_wrong_in_its_spec_is_named(package, tmp_path):
         done.stdout
     )
     assert "algorithm.reach: Input should be greater than 0 (got 0)" in done.stdout
+
+
+@pytest.fixture
+def guided(package, tmp_path):
+    """Submits a job that asks after its first and its second iteration, and returns its id."""
+    (tmp_path / "climb.yaml").write_text(SPEC)
+    overrides = ["algorithm.name=guided", "iterations=3", "checkpoint_every=100"]
+
+    def submit():
+        told = salon("submit", "climb.yaml", *overrides, folder=tmp_path)
+        return re.search(r"climb-[0-9a-f]{6}", told)[0]
+
+    return submit
+
+
+ANSWERS = (["yes", "yes"], ["yes", "no"])
+
+
+def unsuspended(site):
+    """Where the page's algorithm comes to with these answers, in one process without any job."""
+    code = (
+        "import sys, yaml; from hills import GuidedJob; from hills.guided import Guided\n"
+        "spec = yaml.safe_load(sys.argv[1]); spec['algorithm']['name'] = 'guided'\n"
+        "climb = Guided(GuidedJob.model_validate(spec), None)\n"
+        f"for answers in {ANSWERS}: print(climb.step().metrics['x']); climb.answer(answers)\n"
+        "print(climb.step().metrics['x'])\n"
+    )
+    command = [sys.executable, "-c", code, SPEC]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+def heights(stack, job):
+    run = RunFolder(stack.settings.runs_dir / job, fence=lambda: None)
+    return [entry["x"] for entry in read_metrics(run)]
+
+
+def wait_for_question(store, job, after=""):
+    def asked():
+        assert not store.get(job).state.final, store.get(job).reason
+        question = store.question(job)
+        return question if question is not None and question.id != after else None
+
+    return wait_until(asked, f"{job} asks", 120)
+
+
+def wait_for(store, job, state):
+    wait_until(lambda: store.get(job).state is state, f"{job} is {state}", 120)
+
+
+def test_it_asks_a_person_and_leaves_its_slot_to_others_meanwhile(stack, guided, tmp_path):
+    stack.start("training")
+    store = JobStore(stack.redis)
+    job = guided()
+    wait_for(store, job, JobState.WAITING)
+    wait_until(lambda: stack.trainer() is None, "its trainer is gone")
+    first = store.question(job)
+    says = f"asks: Does this step lead up? (2 items); `salon answer {job}` answers"
+    assert says in salon("jobs", folder=tmp_path)
+    assert json.loads(salon("show", job, "--json", folder=tmp_path))["question"] == first.id
+    assert f"{job} is waiting: {says}" in salon("status", folder=tmp_path, code=1)
+    told = salon("answer", job, folder=tmp_path)
+    assert first.id in told and "choices: yes, no" in told and '"from": 0.0' in told
+
+    other = salon("submit", "climb.yaml", "iterations=2", "--watch", folder=tmp_path)
+    assert "succeeded" in other
+
+    assert salon("cancel", job, folder=tmp_path) == f"{job} is cancelled\n"
+    assert "queued again" in salon("resume", job, folder=tmp_path)
+    watch = subprocess.Popen(
+        [Path(sys.executable).parent / "salon", "watch", job],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(store, job, JobState.WAITING)
+    assert store.question(job) == first, "it asks the same"
+
+    assert "is answered" in salon("answer", job, *ANSWERS[0], folder=tmp_path)
+    wait_for_question(store, job, first.id)
+    wait_for(store, job, JobState.WAITING)
+    # All that knew of it dies; what is left lies in the run folder and in Redis.
+    stack.kill("training")
+    stack.redis_server.stop(signal.SIGKILL)
+    stack.redis_server.start()
+    assert store.get(job).attempts == 0
+    exec(FROM_PYTHON, {"job": job})
+    wait_for(store, job, JobState.SUCCEEDED)
+    assert heights(stack, job) == unsuspended(tmp_path / "site")
+    assert store.get(job).attempts == 1
+    seen = watch.communicate(timeout=60)[0]
+    assert f"waiting  {says}" in seen
+    assert seen.splitlines().count("queued  its question is answered") == 2
+
+
+def test_killed_while_it_asks_it_asks_the_same_and_meets_its_answer(
+    stack, guided, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SALON_ANSWER_SECONDS", "600")  # it asks, and is not suspended yet
+    stack.start("training")
+    store = JobStore(stack.redis)
+    job = guided()
+    first = wait_for_question(store, job)
+    stack.trainer().kill()
+    assert store.get(job).state is JobState.RUNNING
+    store.answer(job, first.id, ANSWERS[0])
+    second = wait_for_question(store, job, first.id)
+    assert store.answer(job, second.id, ANSWERS[1]) is JobState.RUNNING
+    wait_for(store, job, JobState.SUCCEEDED)
+    assert heights(stack, job) == unsuspended(tmp_path / "site")
+    assert store.get(job).attempts == 2
+    states = [event.data["state"] for event in store.events(job) if event.kind == "state"]
+    assert "waiting" not in states
