@@ -1,21 +1,31 @@
-"""The loop with an algorithm that asks: what it keeps, and that no answer comes too late."""
+"""The loop with an algorithm that asks: what it keeps, and that no answer comes too late.
+
+Run as a module it is one of two processes that share such a job.
+"""
 
 import json
+import sys
 import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
 from salon.errors import RewardFailed, SalonError
-from salon.jobs.lease import acquire
+from salon.jobs.lease import Lease, acquire
 from salon.jobs.store import JobState, JobStore, job_key, lease_key
+from salon.queue.connection import connect
+from tests.fixtures.ranks import run_ranks
 from trainer.algorithm import Asking, Question, State, Step
 from trainer.loop import Loop
 from trainer.rewards.versions import RewardVersions
 from trainer.runtime.checkpoints import Checkpoints
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted, Suspended
 from trainer.runtime.metrics_file import read_metrics
+from trainer.runtime.ranks import Ranks
 from trainer.runtime.run_folder import RunFolder
 from trainer.spec.job_spec import AlgorithmConfig, JobSpec
 from trainer.tracking.tracker import Tracker
@@ -66,12 +76,17 @@ class Deaf(Sum):
 class Job:
     """Attempts at one job, each a process's worth of objects on the same folder."""
 
-    def __init__(self, folder, client, name="asks"):
+    def __init__(self, folder, client, job=""):
         self.client, self.store = client, JobStore(client)
-        self.id = self.store.submit(name, {}).id
-        self.folder = RunFolder(folder / name, fence=lambda: None)
+        self.id = job or self.store.submit("asks", {}).id
+        self.folder = RunFolder(folder / "asks", fence=lambda: None)
 
-    def attempt(self, iterations=6, answer_seconds=0.0, make=Sum, **settings):
+    def take(self):
+        return acquire(self.client, self.id, "w", "", 60, 3)
+
+    def attempt(
+        self, iterations=6, answer_seconds=0.0, make=Sum, lease=None, ranks=None, **settings
+    ):
         """One, up to its end or until it is suspended; returns the algorithm."""
         spec = Spec.model_validate(
             {
@@ -81,7 +96,7 @@ class Job:
                 "checkpoint_every": 100,
             }
         )
-        lease = acquire(self.client, self.id, "w", "", 60, 3)
+        lease, ranks = lease or self.take(), ranks or Ranks.alone()
         interrupt = Interrupt()
         algorithm = make(interrupt)
         vars(algorithm).update(settings)
@@ -95,18 +110,26 @@ class Job:
             interrupt,
             RewardVersions(),
             lease,
-            answer_seconds=answer_seconds,
+            ranks,
+            answer_seconds,
         )
-        with Tracker(self.id, spec, self.folder, lease, loop.iteration) as tracker:
+        end = JobState.SUCCEEDED
+        with ExitStack() as stack:
+            tracker = None
+            if ranks.first:
+                tracker = Tracker(self.id, spec, self.folder, lease, loop.iteration)
+                stack.enter_context(tracker)
             try:
                 loop.run(tracker)
-            except Suspended as suspended:
-                lease.suspend(str(suspended.question))
+            except Suspended:
+                end = JobState.WAITING
             except Interrupted:
                 lease.release("its worker was stopped", refund=True)
                 raise
-            else:
-                lease.finish(JobState.SUCCEEDED)
+        if ranks.first and end is JobState.WAITING:
+            lease.suspend("How many?")
+        elif ranks.first:
+            lease.finish(end)
         return algorithm
 
     @property
@@ -224,6 +247,35 @@ def test_a_job_that_is_continued_asks_what_its_last_iteration_asked(job):
     assert job.numbers() == NUMBERS[:4]
 
 
+def test_two_processes_that_share_a_job_wait_and_hear_together(job, tmp_path, settings):
+    def person():
+        while job.state is not JobState.WAITING:
+            time.sleep(0.05)
+        job.answer()
+
+    thread = threading.Thread(target=person, daemon=True)
+    thread.start()
+    run_ranks("tests.trainer.test_asking", 2, tmp_path, settings.redis_url, job.id)
+    heard = [json.loads((tmp_path / f"heard-{rank}").read_text()) for rank in range(2)]
+    assert heard == [[[], [[2, 2]]]] * 2
+    assert job.state is JobState.SUCCEEDED
+    assert job.numbers() == NUMBERS[:4]
+
+
+def main(folder, url, name):
+    ranks = Ranks.launched("cpu", timeout_seconds=60)
+    job = Job(folder, connect(url), name)
+    heard = []
+    for _ in range(2):
+        while ranks.first and job.state is not JobState.QUEUED:
+            time.sleep(0.05)
+        token = ranks.largest(job.take().token if ranks.first else 0)
+        lease = Lease(job.client, name, token, 60)
+        heard.append(job.attempt(iterations=4, lease=lease, ranks=ranks).heard)
+    (folder / f"heard-{ranks.rank}").write_text(json.dumps(heard))
+    ranks.close()
+
+
 def test_an_algorithm_that_asks_and_does_not_listen_is_named(job):
     with pytest.raises(SalonError, match="algorithm sum asks a question, but has no method"):
         job.attempt(make=Deaf)
@@ -257,3 +309,7 @@ def test_a_checkpoint_of_an_older_release_is_gone_on_from(job):
     assert set(json.loads(state.read_text())) == {"iteration", "algorithm", "loop", "versions"}
     job.client.delete(lease_key(job.id))
     assert job.attempt(iterations=2).steps == 2
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
