@@ -99,6 +99,8 @@ def test_an_answer_wakes_it(store, job, take):
     assert lease.token == 2
     assert lease.answers(FIRST) == ["left", "right"]
     assert lease.answers(SECOND) is None
+    lease.finish(JobState.SUCCEEDED)
+    assert store.unfinished() == []
 
 
 def test_however_often_it_asks_its_attempts_do_not_run_out(store, job, take):
