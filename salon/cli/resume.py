@@ -82,8 +82,7 @@ def _print_question(question: Question) -> None:
     table = Table("item", box=None)
     table.add_column("asked of", overflow="fold")
     for number, item in enumerate(question.items, start=1):
-        shown = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-        table.add_row(str(number), " ".join(shown.split()))
+        table.add_row(str(number), json.dumps(item, ensure_ascii=False))
     print_table(table)
     if question.choices:
         console.print(f"choices: {', '.join(question.choices)}", soft_wrap=True)

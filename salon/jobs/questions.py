@@ -47,6 +47,11 @@ class Question:
             )
         if not self.items:
             raise InvalidRequest(f"the question {self.text!r} asks of no item")
+        if isinstance(self.choices, str) or not all(isinstance(c, str) for c in self.choices):
+            raise InvalidRequest(
+                f"the choices of the question {self.text!r} are a list of texts, "
+                f"got {self.choices!r:.100}"
+            )
         values = {
             "id": self.id,
             "text": self.text,

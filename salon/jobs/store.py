@@ -68,7 +68,7 @@ class Job:
     submitted: float
     started: float
     finished: float
-    question: str = ""  # the id of what it waits for an answer to
+    question: str = ""  # the id of what it asked last
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class JobStore:
         raw = self._client.get(question_key(job))
         try:
             return None if raw is None else Question.from_values(json.loads(raw))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise JobUnreadable(
                 f"the question of job {job} in Redis cannot be read ({error!r}): delete the key "
                 f"{question_key(job)} and resume the job, which asks again"
@@ -325,7 +325,7 @@ class JobStore:
         if asked is not None and asked.id == question:
             given = asked.check(answers)
         else:  # of an older one these may be the answers, said once more
-            given = to_json([*answers], f"the answers to question {question!r:.100}")
+            given = to_json(answers, f"the answers to question {question!r:.100}")
         keys = [job_key(job), answers_key(job), events_key(job), ACTIVE_KEY, WAITING_KEY]
         args = [job, question, given]
         end, found = (bytes(part).decode() for part in self._answer(keys=keys, args=args))

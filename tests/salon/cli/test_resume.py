@@ -89,7 +89,7 @@ def test_a_question_is_shown_and_answered(salon, store, redis_client, job):
     question = suspended(redis_client, job)
     told = salon("answer", job)
     assert told.startswith(f"Which?  (question {question.id})\n")
-    assert '["a", "b"]' in told and " c d " in told and "choices: left, right" in told
+    assert '["a", "b"]' in told and r'"c\nd"' in told and "choices: left, right" in told
     with pytest.raises(InvalidRequest, match="got 1"):
         salon("answer", job, "left")
     assert launched(redis_client) == []

@@ -60,6 +60,8 @@ def test_a_question_has_the_same_id_whenever_it_is_asked_and_another_has_another
         ({"text": ""}, "one line"),
         ({"text": "two\nlines"}, "one line"),
         ({"items": []}, "no item"),
+        ({"choices": [1, 2]}, r"a list of texts, got \[1, 2\]"),
+        ({"choices": "yes"}, "a list of texts, got 'yes'"),
         ({"items": [object()]}, "cannot be written as JSON"),
         ({"items": [math.nan]}, "cannot be written as JSON"),
         ({"items": ["x" * 2**20]}, "put what is large into files"),
@@ -188,6 +190,8 @@ def test_what_is_not_asked_cannot_be_answered(store, job, take):
     suspend(take())
     with pytest.raises(InvalidRequest, match=f"asks question {FIRST.id} now"):
         store.answer(job, SECOND.id, ["left", "right"])
+    with pytest.raises(InvalidRequest, match=f"asks question {FIRST.id} now"):
+        store.answer(job, SECOND.id, None)
 
 
 def test_cancelled_while_it_waits_it_is_over_at_once(store, job, take):
