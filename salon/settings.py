@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         "first of them evaluates, before they give up.",
     )
     job_attempts: int = Field(3, ge=1, description="How often a job may be started in all.")
+    answer_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long a trainer whose job asks a person keeps its slot for the answer: "
+        "starting another takes seconds.",
+    )
     debug: bool = Field(
         False, description="Trainers check, in every iteration, what must hold by construction."
     )

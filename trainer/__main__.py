@@ -41,7 +41,7 @@ from salon.memory import keep_freed_memory
 from salon.queue.connection import check_url, connect, connect_once
 from salon.settings import Settings, load_settings
 from trainer.runtime.heartbeat import EXIT_LEASE_LOST, Heartbeat, LeaseWatch
-from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted, Suspended
 from trainer.runtime.job_log import JobLog
 
 log = structlog.get_logger()
@@ -169,6 +169,8 @@ def _fail(job: str, token: int, settings: Settings, reason: str) -> None:
 def _close(lease: Lease, state: JobState, reason: str) -> None:
     if state is JobState.QUEUED:
         lease.release(reason, refund=True)
+    elif state is JobState.WAITING:
+        lease.suspend(reason)
     else:
         lease.finish(state, reason)
 
@@ -176,7 +178,7 @@ def _close(lease: Lease, state: JobState, reason: str) -> None:
 def _attempt(
     job: Job, lease: Lease, settings: Settings, interrupt: Interrupt, rank: int
 ) -> tuple[JobState, str]:
-    """Run the job; returns the state it should now have, and why.
+    """Run the job; returns the state it should now have, and why, or what it asks.
 
     Ends this process if another one of the attempt is gone, or Redis for longer than it waits: its
     worker counts that as an attempt.
@@ -190,6 +192,9 @@ def _attempt(
 
     try:
         train(job, lease, settings, interrupt, rank)
+    except Suspended as suspended:
+        log.info("suspended", question=suspended.question.id)
+        return JobState.WAITING, str(suspended.question)
     except Interrupted as interrupted:
         log.info("stopped", cause=interrupted.cause.value)
         if interrupted.cause is Cause.CANCELLED:

@@ -9,6 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from salon.jobs.questions import Question
+
+__all__ = [
+    "Algorithm",
+    "Asking",
+    "Divergent",
+    "Generator",
+    "Metrics",
+    "Preview",
+    "Question",
+    "State",
+    "Step",
+]
+
 Metrics = dict[str, float]
 
 
@@ -29,6 +43,9 @@ class Step:
     """How long it waited for their rewards."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Whatever else is worth a curve; `rewards/<name>/mean` and `/std` are shown as rewards."""
+    question: Question | None = None
+    """What a person is asked before the next one; for an algorithm that is `Asking`. Every process
+    of the job gives the same."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,23 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state: State) -> None:
         """Continue exactly where `state_dict` was taken."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """Beside it, where a step may end with a question."""
+
+    def answer(self, answers: Sequence[Any]) -> None:
+        """Take in what a person said to the question of the last step, before the next one.
+
+        Days may lie between, and a process that was started anew from `state_dict` as it was after
+        that step. It gets the same answers again if it dies before there is a later checkpoint.
+
+        Args:
+            answers: one for each of the question's items, in order; each is one of its choices, or
+                where there are none any JSON value.
+        """
         ...
 
 

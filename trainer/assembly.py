@@ -110,7 +110,17 @@ def _train(
         if isinstance(spec, RewardedJob):
             evaluations = _evaluations(spec, algorithm, context, folder)
         loop = Loop(
-            job, spec, algorithm, evaluations, folder, checkpoints, interrupt, versions, ranks
+            job,
+            spec,
+            algorithm,
+            evaluations,
+            folder,
+            checkpoints,
+            interrupt,
+            versions,
+            lease,
+            ranks,
+            settings.answer_seconds,
         )
         tracker = None
         if lease.token > 1 and loop.iteration == 0:

@@ -7,19 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from salon.errors import SalonError
-from trainer.algorithm import Algorithm, Generator, Metrics, Step
+from salon.jobs.lease import Lease, LeaseLost
+from trainer.algorithm import Algorithm, Asking, Generator, Metrics, Question, Step
 from trainer.evaluation.evaluations import Evaluations
 from trainer.evaluation.held_out import Evaluation, effects
 from trainer.result import save_model, write_result
 from trainer.rewards.versions import RewardVersions
 from trainer.runtime.checkpoints import Checkpoint, Checkpoints
-from trainer.runtime.interrupt import Interrupt, Interrupted
-from trainer.runtime.ranks import Ranks
+from trainer.runtime.interrupt import Interrupt, Interrupted, Suspended
+from trainer.runtime.ranks import PASSING, Ranks
 from trainer.runtime.run_folder import RunFolder
 from trainer.spec.job_spec import JobSpec
 from trainer.spec.yaml import dump
 from trainer.tracking.tracker import Tracker
+
+log = structlog.get_logger()
+
+ANSWER_POLL_SECONDS = 0.2
 
 
 @dataclass
@@ -48,7 +55,9 @@ class Loop:
         checkpoints: Checkpoints,
         interrupt: Interrupt,
         versions: RewardVersions,
+        lease: Lease,
         ranks: Ranks | None = None,
+        answer_seconds: float = 0.0,
     ) -> None:
         """Restore the newest checkpoint, if there is one.
 
@@ -61,7 +70,9 @@ class Loop:
             checkpoints: in that folder.
             interrupt: asks it to stop.
             versions: of the rewards that the job meets.
+            lease: in whose name people are asked.
             ranks: that share it; None for this process alone.
+            answer_seconds: how long to wait for an answer before the job is suspended.
 
         Raises:
             SalonError: the ranks do not see the same run folder.
@@ -74,14 +85,18 @@ class Loop:
         self._checkpoints = checkpoints
         self._interrupt = interrupt
         self._versions = versions
+        self._lease = lease
         self._ranks = ranks or Ranks.alone()
+        self._answer_seconds = answer_seconds
         self._totals = Totals()
         self.iteration = 0
+        self._question: Question | None = None  # to be answered before the next iteration
         if checkpoint := checkpoints.latest():
             algorithm.load_state_dict(checkpoint.algorithm)
             self._totals = Totals(**checkpoint.loop)
             self.iteration = checkpoint.iteration
             versions.load_state_dict(checkpoint.versions)
+            self._question = checkpoint.question
         self._saved = self.iteration
         self._whole: Checkpoint | None = None  # of the last whole iteration, while one is under way
         self._check_one_folder()
@@ -106,6 +121,7 @@ class Loop:
 
         Raises:
             Interrupted: after a checkpoint of the last finished iteration.
+            Suspended: likewise, as that asked what nobody has answered yet.
             SalonError: the job cannot go on.
         """
         if tracker is not None:
@@ -115,10 +131,16 @@ class Loop:
             self._evaluate(tracker)
             while self.iteration < self._spec.iterations and not self._is_stopped():
                 self._ranks.agree(self._interrupt.pending())
+                self._hear()
                 self._iterate(tracker)
                 self._evaluate(tracker)
         except Interrupted:
             self._checkpoint()
+            raise
+        except (LeaseLost, *PASSING):
+            raise  # nothing can be written any more
+        except Exception:
+            self._keep_whole()
             raise
         if tracker is not None:
             parts = (self._algorithm, self._evaluations, self._folder, tracker)
@@ -158,10 +180,59 @@ class Loop:
         self._totals.reward_wait_seconds += step.waited_seconds
         if tracker is not None:
             tracker.record(self.iteration, _metrics(step, seconds))
+        if step.question is not None:
+            self._question = step.question.asked_after(self.iteration)
+            self._checkpoint()  # so that what people see is never another question
         if self.iteration % self._spec.checkpoint_every == 0:
             self._checkpoint()
             if tracker is not None and isinstance(self._algorithm, Generator):
                 tracker.pictures(self.iteration, self._algorithm.preview())
+
+    def _hear(self) -> None:
+        """If the last iteration asked something, ask it, and give the algorithm the answers.
+
+        Raises:
+            Suspended: there are none yet.
+            Interrupted: asked to stop while waiting for them.
+            SalonError: the algorithm does not listen.
+        """
+        question, algorithm = self._question, self._algorithm
+        if question is None:
+            return
+        if not isinstance(algorithm, Asking):
+            name = self._spec.algorithm.name
+            raise SalonError(f"algorithm {name} asks a question, but has no method `answer`")
+        self._by_first(lambda: self._lease.ask(question))
+        deadline = time.monotonic() + self._answer_seconds
+        answers = self._answers(question)
+        while answers is None:
+            self._ranks.agree(self._interrupt.pending())
+            if self._ranks.largest(int(time.monotonic() >= deadline)):
+                raise Suspended(question)
+            time.sleep(ANSWER_POLL_SECONDS)
+            answers = self._answers(question)
+        self._question = None
+        algorithm.answer(answers)
+
+    def _answers(self, question: Question) -> list[Any] | None:
+        """The same on every rank, though each of them looks when it comes to it."""
+        found: list[list[Any] | None] = []
+        self._by_first(lambda: found.append(self._lease.answers(question)))
+        is_answered = self._ranks.largest(int(bool(found) and found[0] is not None))
+        # What is answered stays so: whoever looks later finds it, too.
+        return self._lease.answers(question) if is_answered else None
+
+    def _keep_whole(self) -> None:
+        """Save what an iteration that failed began with: a job that is resumed goes on from there.
+
+        Without the other ranks, which may be anywhere.
+        """
+        if self._whole is None or not self._ranks.first:
+            return
+        try:
+            self._checkpoints.save(self._whole)
+        except Exception:  # of the two errors, the first is the cause
+            log.exception("cannot save the last whole iteration")
 
     def _checkpoint(self) -> None:
         if self._saved == self.iteration:
@@ -176,6 +247,7 @@ class Loop:
             self._algorithm.state_dict(),
             dataclasses.asdict(self._totals),
             self._versions.state_dict(),
+            self._question,
         )
 
     def _evaluate(self, tracker: Tracker | None) -> None:

@@ -134,7 +134,7 @@ def _relaunch_lost_jobs() -> None:
         try:
             lost = store.abandoned()
             if _redis().llen(TRAIN_QUEUE) == 0:
-                lost += store.waiting()
+                lost += store.queued()
             for job in lost:
                 log.warning("relaunching", job=job)
                 send_launch(app, job)

@@ -9,7 +9,7 @@ import redis
 import typer
 from kombu.exceptions import OperationalError
 
-from salon.cli import jobs, stack, status, submit
+from salon.cli import jobs, resume, stack, status, submit
 from salon.cli.ctrl_c import never_lose_ctrl_c
 from salon.cli.score import score
 from salon.cli.terminal import EXIT_ERROR, console, prepare, print_error
@@ -55,6 +55,8 @@ app.command()(jobs.show)
 app.command("watch")(submit.watch_job)
 app.command("logs")(jobs.show_logs)
 app.command()(jobs.cancel)
+app.command()(resume.resume)
+app.command()(resume.answer)
 app.command()(jobs.report)
 for command in app.registered_commands:  # whose help wraps where the terminal ends
     paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")

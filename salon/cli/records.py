@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from salon.errors import InvalidRequest
-from salon.jobs.store import Job, JobNotFound, JobStore
+from salon.jobs.store import Job, JobNotFound, JobState, JobStore
 from salon.numbers import decimals_for, duration, effect, mean_and_std
 
 STYLES = {
@@ -17,6 +17,7 @@ STYLES = {
     "failed": "bold red",
     "cancelled": "yellow",
     "running": "bold cyan",
+    "waiting": "bold magenta",
     "queued": "dim",
 }
 
@@ -68,6 +69,7 @@ def record_as_json(job: Job) -> dict[str, Any]:
         "attempts": job.attempts,
         "owner": job.owner or None,
         "folder": job.folder or None,
+        "question": job.question if job.state is JobState.WAITING else None,
         "cancel_requested": job.cancel_requested,
         "submitted": job.submitted,
         "started": job.started or None,
@@ -76,8 +78,10 @@ def record_as_json(job: Job) -> dict[str, Any]:
 
 
 def whole_as_json(store: JobStore, job: Job) -> dict[str, Any]:
-    """The record, with what came of the job (null where it is not over) and its spec."""
-    event = store.latest(job.id, "result")
+    """The record, with what came of the job (null where it has not succeeded) and its spec."""
+    # One that was resumed has an older one.
+    succeeded = job.state is JobState.SUCCEEDED
+    event = store.latest(job.id, "result") if succeeded else None
     return {**record_as_json(job), "result": event and dict(event.data), "spec": dict(job.spec)}
 
 

@@ -79,7 +79,7 @@ def _left_by(settings: Settings) -> list[Job]:
     try:
         client = connect_now(settings.redis_url)
         bound = {raw.decode(errors="replace") for raw in client.smembers(bound_key(settings))}
-        return [job for job in JobStore(client).active() if job.id not in bound]
+        return [job for job in JobStore(client).unfinished() if job.id not in bound]
     except (StackUnavailable, redis.RedisError):
         return []  # there is nobody to ask, and the stack is to stop all the same
 

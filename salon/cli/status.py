@@ -20,7 +20,7 @@ from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
 from salon.client.channel import connect
 from salon.errors import SalonError, StackUnavailable, from_rpc_error
-from salon.jobs.store import JobStore
+from salon.jobs.store import JobState, JobStore
 from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.queue.connection import connect_now
 from salon.redis_url import shown
@@ -107,7 +107,7 @@ def _redis(settings: Settings) -> dict[str, Any]:
         client = connect_now(settings.redis_url)
         store = JobStore(client)
         served = served_queues(create_app(settings))
-        jobs = store.active()
+        jobs = store.unfinished()
         rewards = {name for job in jobs for name in rewards_of(job.spec)}
         if lifecycle.running(settings):  # else who names them may only score
             rewards |= settings.reward_targets.keys()
@@ -137,8 +137,9 @@ def _is_healthy(found: Mapping[str, Any]) -> bool:
 
 
 def _lacks_worker(queue: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether a worker is missing: who only scores needs none that trains."""
-    if queue["queue"] == TRAIN_QUEUE and not (queue["waiting"] or found["jobs"] or found["stack"]):
+    """Whether a worker is missing: who only scores, or answers, needs none that trains."""
+    jobs = [job for job in found["jobs"] if job["state"] != JobState.WAITING]
+    if queue["queue"] == TRAIN_QUEUE and not (queue["waiting"] or jobs or found["stack"]):
         return False
     return not queue["served"]
 
@@ -180,7 +181,8 @@ def _print(found: Mapping[str, Any], settings: Settings) -> None:
             table.add_row(row["queue"], str(row["waiting"]), worker)
         print_table(table)
     for job in found["jobs"]:
-        console.print(f"{job['id']} is {job['state']}", soft_wrap=True)
+        why = " ".join(job["reason"].split())
+        console.print(f"{job['id']} is {job['state']}{why and f': {why}'}", soft_wrap=True)
 
 
 def _good(text: str) -> Text:

@@ -65,7 +65,7 @@ class Screen:
             self.evaluated = data["text"]
         elif event.kind == "warning":
             self.warnings.append(data["text"])
-        elif event.kind in ("stage", "waiting"):
+        elif event.kind in ("stage", "waiting", "question"):
             self.note = data["text"]
 
     def line(self, event: Event) -> str:
@@ -213,7 +213,7 @@ def _check(kind: str, data: Mapping[str, Any]) -> None:
         texts = {"reason": data.get("reason", "")}
         if "owner" in data:
             texts["owner"], _ = data["owner"], data["attempt"]
-    elif kind in ("evaluation", "warning", "stage", "waiting"):
+    elif kind in ("evaluation", "warning", "stage", "waiting", "question"):
         texts = {"text": data["text"]}
     else:
         texts = {}

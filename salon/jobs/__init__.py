@@ -1,6 +1,7 @@
 """Jobs: their records, states and events, and the right to run one."""
 
 from salon.jobs.lease import Lease, LeaseLost, acquire
+from salon.jobs.questions import Question
 from salon.jobs.store import Event, Job, JobNotFound, JobState, JobStore, JobUnreadable
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "JobUnreadable",
     "Lease",
     "LeaseLost",
+    "Question",
     "acquire",
 ]

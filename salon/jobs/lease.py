@@ -14,8 +14,20 @@ from typing import Any
 
 import redis
 
-from salon.errors import SalonError
-from salon.jobs.store import ACTIVE_KEY, MAX_EVENTS, JobState, events_key, job_key, lease_key
+from salon.errors import InvalidRequest, SalonError
+from salon.jobs.questions import Question
+from salon.jobs.store import (
+    ACTIVE_KEY,
+    MAX_EVENTS,
+    WAITING_KEY,
+    JobState,
+    JobUnreadable,
+    answers_key,
+    events_key,
+    job_key,
+    lease_key,
+    question_key,
+)
 from salon.numbers import finite
 
 # KEYS: record, lease, events, active set.
@@ -147,6 +159,49 @@ return 'held'
 """
 )
 
+# KEYS: record, question, events. ARGV: token, question's id, question, data of the event.
+# Asked again after a crash it is told once.
+_ASK = (
+    _FENCE
+    + """
+if redis.call('HGET', KEYS[1], 'question') == ARGV[2]
+  and redis.call('EXISTS', KEYS[2]) == 1 then return 'held' end
+redis.call('SET', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[1], 'question', ARGV[2])
+redis.call('XADD', KEYS[3], '*', 'kind', 'question', 'data', ARGV[4])
+return 'held'
+"""
+)
+
+# KEYS: record, lease, events, active set, waiting set, answers. ARGV: token, job, reason, now.
+# An attempt that ends in a question is none that failed, hence is not counted.
+_SUSPEND = (
+    """
+if redis.call('HGET', KEYS[1], 'token') == ARGV[1]
+  and redis.call('HGET', KEYS[1], 'state') == 'waiting' then return 'waiting' end
+"""
+    + _FENCE
+    + """
+local question = redis.call('HGET', KEYS[1], 'question') or ''
+local state, reason = 'waiting', ARGV[3]
+if redis.call('HGET', KEYS[1], 'cancel') == '1' then
+  state = 'cancelled'
+  reason = redis.call('HGET', KEYS[1], 'cancel_reason') or 'cancelled by the user'
+  redis.call('HSET', KEYS[1], 'finished', ARGV[4])
+elseif redis.call('HEXISTS', KEYS[6], question) == 1 then
+  state, reason = 'queued', ''
+end
+redis.call('HSET', KEYS[1], 'state', state, 'reason', reason)
+redis.call('HINCRBY', KEYS[1], 'attempts', -1)
+if state == 'waiting' then redis.call('SADD', KEYS[5], ARGV[2]) end
+if state ~= 'queued' then redis.call('SREM', KEYS[4], ARGV[2]) end
+redis.call('DEL', KEYS[2])
+redis.call('XADD', KEYS[3], '*', 'kind', 'state', 'data',
+  cjson.encode({state=state, reason=reason}))
+return state
+"""
+)
+
 
 class LeaseLost(SalonError):
     """Another process runs the job now, or it is over; this one must write nothing more."""
@@ -197,6 +252,52 @@ class Lease:
             [reason, int(refund)],
         )
 
+    def ask(self, question: Question) -> None:
+        """Let people see what the job asks; answers may come from now on."""
+        text = _asks(self.job, str(question))
+        event = {"question": question.id, "items": len(question.items), "text": text}
+        self._call(
+            _ASK,
+            [question_key(self.job), events_key(self.job)],
+            [question.id, question.to_json(), json.dumps(event)],
+        )
+
+    def answers(self, question: Question) -> list[Any] | None:
+        """What was answered to it, one for each item; None while nothing was.
+
+        Raises:
+            JobUnreadable: what Redis holds is no answer to that.
+        """
+        raw = self.client.hget(answers_key(self.job), question.id)
+        if raw is None:
+            return None
+        try:
+            found = json.loads(raw)
+            question.check(found)
+        except (ValueError, RecursionError, InvalidRequest) as error:
+            raise JobUnreadable(
+                f"the answers in Redis cannot be used ({error}): delete field {question.id} of "
+                f"{answers_key(self.job)} and resume the job, which asks again"
+            ) from error
+        return list(found)
+
+    def suspend(self, asked: str) -> JobState:
+        """Let the job wait, with nothing that runs it, until somebody answers what it asked last.
+
+        Args:
+            asked: that question, for people.
+
+        Returns:
+            Where it stands: waiting; or queued, as it is answered already; or cancelled.
+        """
+        keys = [events_key(self.job), ACTIVE_KEY, WAITING_KEY, answers_key(self.job)]
+        answer = self._call(
+            _SUSPEND,
+            [lease_key(self.job), *keys],
+            [self.job, _asks(self.job, asked), repr(time.time())],
+        )
+        return JobState(answer)
+
     def _call(self, script: str, keys: list[str], args: list[Any]) -> str:
         run = self.client.register_script(script)
         answer = bytes(run(keys=[job_key(self.job), *keys], args=[self.token, *args])).decode()
@@ -206,6 +307,10 @@ class Lease:
                 "another attempt has taken over, or the job is over"
             )
         return answer
+
+
+def _asks(job: str, question: str) -> str:
+    return f"asks: {question}; `salon answer {job}` answers"
 
 
 def acquire(

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 import redis
 
 from salon.errors import InvalidRequest, SalonError
+from salon.jobs.questions import Question, to_json
 from salon.queue.connection import check_keeps_keys
 
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
@@ -31,14 +32,15 @@ class JobState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"  # for a person to answer its question; nothing runs it
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
     @property
     def final(self) -> bool:
-        """Whether nothing will change any more."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
+        """Whether it is over, and stays so unless a person resumes it."""
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
 
 
 class JobNotFound(SalonError):
@@ -66,6 +68,7 @@ class Job:
     submitted: float
     started: float
     finished: float
+    question: str = ""  # the id of what it asked last
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Event:
 
 
 ACTIVE_KEY: Final = "salon:jobs:active"  # a set: queued or running
+WAITING_KEY: Final = "salon:jobs:waiting"  # a set: those that wait for a person
 INDEX_KEY: Final = "salon:jobs"  # a sorted set: every job by submission time
 
 
@@ -117,13 +121,27 @@ def logs_key(job: str) -> str:
 
 BY_USER: Final = "cancelled by the user"
 
-# KEYS: record, lease, events, active set. ARGV: job, now, reason.
+
+def question_key(job: str) -> str:
+    """Holds the question that the job asked last."""
+    return f"{job_key(job)}:question"
+
+
+def answers_key(job: str) -> str:
+    """The hash of all answers that it was given, by question.
+
+    They are kept: a trainer that goes back to a checkpoint asks again what was asked after it.
+    """
+    return f"{job_key(job)}:answers"
+
+
+# KEYS: record, lease, events, active set, waiting set. ARGV: job, now, reason.
 # A running job whose lease has expired has no process that could notice the flag. Of several
 # reasons the first is the cause.
 _CANCEL = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
-if state ~= 'queued' and state ~= 'running' then return state end
+if state ~= 'queued' and state ~= 'running' and state ~= 'waiting' then return state end
 if state == 'running' and redis.call('EXISTS', KEYS[2]) == 1 then
   redis.call('HSET', KEYS[1], 'cancel', '1')
   redis.call('HSETNX', KEYS[1], 'cancel_reason', ARGV[3])
@@ -132,18 +150,59 @@ end
 local reason = redis.call('HGET', KEYS[1], 'cancel_reason') or ARGV[3]
 redis.call('HSET', KEYS[1], 'state', 'cancelled', 'reason', reason, 'finished', ARGV[2])
 redis.call('SREM', KEYS[4], ARGV[1])
+redis.call('SREM', KEYS[5], ARGV[1])
 local data = cjson.encode({state='cancelled', reason=reason})
 redis.call('XADD', KEYS[3], '*', 'kind', 'state', 'data', data)
 return 'cancelled'
 """
 
+# KEYS: record, answers, events, active set, waiting set. ARGV: job, question, answers.
+# The first answer stands: a trainer may have gone on from it. A job that does not wait yet finds it
+# when it would.
+_ANSWER = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {'missing', ''} end
+local given = redis.call('HGET', KEYS[2], ARGV[2])
+if given and given ~= ARGV[3] then return {'answered', given} end
+if not given then
+  if state ~= 'queued' and state ~= 'running' and state ~= 'waiting' then return {'over', state} end
+  local asked = redis.call('HGET', KEYS[1], 'question') or ''
+  if asked ~= ARGV[2] then return {'unasked', asked} end
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+end
+if state ~= 'waiting' or redis.call('HGET', KEYS[1], 'question') ~= ARGV[2] then
+  return {'kept', state}
+end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'reason', '')
+redis.call('SADD', KEYS[4], ARGV[1])
+redis.call('SREM', KEYS[5], ARGV[1])
+redis.call('XADD', KEYS[3], '*', 'kind', 'state', 'data',
+  cjson.encode({state='queued', reason='its question is answered'}))
+return {'kept', 'queued'}
+"""
+
+# KEYS: record, events, active set. ARGV: job, state that it must have, new spec or '', reason.
+_RESUME = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= ARGV[2] then return state or 'missing' end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'attempts', '0')
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'spec', ARGV[3]) end
+redis.call('SADD', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[1], 'cancel', 'cancel_reason', 'finished', 'reason', 'interrupted')
+redis.call('XADD', KEYS[2], '*', 'kind', 'state', 'data',
+  cjson.encode({state='queued', reason=ARGV[4]}))
+return 'queued'
+"""
+
 
 class JobStore:
-    """Submit, look up, follow and cancel jobs."""
+    """Submit, look up, follow, answer, cancel and resume jobs."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._cancel = client.register_script(_CANCEL)
+        self._answer = client.register_script(_ANSWER)
+        self._resume = client.register_script(_RESUME)
         self._warned: set[bytes] = set()
 
     def submit(self, name: str, spec: Mapping[str, Any], bound_to: str = "") -> Job:
@@ -250,12 +309,116 @@ class JobStore:
             JobNotFound: no such job.
         """
         answer = self._cancel(
-            keys=[job_key(job), lease_key(job), events_key(job), ACTIVE_KEY],
+            keys=[job_key(job), lease_key(job), events_key(job), ACTIVE_KEY, WAITING_KEY],
             args=[job, repr(time.time()), reason],
         )
         if answer == b"missing":
             raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
         return bytes(answer).decode()
+
+    def question(self, job: str) -> Question | None:
+        """What `job` waits for an answer to, or is about to; None where that is nothing.
+
+        Raises:
+            JobNotFound: no such job.
+            JobUnreadable: what Redis holds is no question.
+        """
+        record = self.get(job)
+        answered = self._client.hexists(answers_key(job), record.question)
+        if record.state.final or not record.question or answered:
+            return None
+        return self._asked(job)
+
+    def _asked(self, job: str) -> Question | None:
+        raw = self._client.get(question_key(job))
+        try:
+            return None if raw is None else Question.from_values(json.loads(raw))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise JobUnreadable(
+                f"the question of job {job} in Redis cannot be read ({error!r}): delete the key "
+                f"{question_key(job)} and resume the job, which asks again"
+            ) from error
+
+    def answer(self, job: str, question: str, answers: Sequence[Any]) -> JobState:
+        """Answer what `job` asks; if it waits for that, it is queued: the caller queues its launch.
+
+        Answers that come before it waits are kept for it, and the same answers twice are as good as
+        once.
+
+        Args:
+            job: its id.
+            question: the question's id.
+            answers: one for each of its items, in order.
+
+        Returns:
+            The state that the job is in now.
+
+        Raises:
+            JobNotFound: no such job.
+            JobUnreadable: what Redis holds is no question.
+            InvalidRequest: these are no answers to what it asks, or others were given.
+        """
+        self.get(job)
+        asked = self._asked(job)
+        if asked is not None and asked.id == question:
+            given = asked.check(answers)
+        else:  # of an older one these may be the answers, said once more
+            given = to_json(answers, f"the answers to question {question!r:.100}")
+        keys = [job_key(job), answers_key(job), events_key(job), ACTIVE_KEY, WAITING_KEY]
+        args = [job, question, given]
+        end, found = (bytes(part).decode() for part in self._answer(keys=keys, args=args))
+        if end == "missing":
+            raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
+        if end == "answered":
+            raise InvalidRequest(
+                f"question {question} of {job} was answered otherwise before, and the first answer "
+                f"stands: {found:.200}"
+            )
+        if end == "over":
+            raise InvalidRequest(
+                f"{job} is {found}, and hears no answer: `salon resume {job}` lets it ask again"
+            )
+        if end == "unasked":
+            now = f"question {found}" if found else "nothing"
+            raise InvalidRequest(f"{job} asks {now} now, and not question {question!r:.100}")
+        return JobState(found)
+
+    def resume(self, job: str, more_iterations: int = 0) -> Job:
+        """Queue a job that is over again, from its last checkpoint; the caller queues its launch.
+
+        Args:
+            job: its id.
+            more_iterations: so many more than its spec says.
+
+        Raises:
+            JobNotFound: no such job.
+            JobUnreadable: what Redis holds is no record of one.
+            InvalidRequest: it is not over, or nothing is left for it to do.
+        """
+        record = self.get(job)
+        iterations = record.spec.get("iterations")
+        if record.state is JobState.SUCCEEDED and more_iterations <= 0:
+            raise InvalidRequest(
+                f"{job} has succeeded, and nothing is left for it to do: "
+                f"`salon resume {job} --iterations N` lets it go on for N more"
+            )
+        spec, reason = "", "resumed"
+        if more_iterations:
+            if not isinstance(iterations, int) or iterations < 1 or more_iterations < 0:
+                raise InvalidRequest(
+                    f"{job} cannot go on for {more_iterations} iterations more than the "
+                    f"{iterations!r:.40} of its spec: both are whole numbers from 1"
+                )
+            spec = json.dumps({**record.spec, "iterations": iterations + more_iterations})
+            reason = f"resumed, for {more_iterations} iterations more"
+        found = record.state.value
+        if record.state.final:
+            keys = [job_key(job), events_key(job), ACTIVE_KEY]
+            args = [job, record.state.value, spec, reason]
+            found = bytes(self._resume(keys=keys, args=args)).decode()
+            if found == JobState.QUEUED:
+                return self.get(job)
+        raise InvalidRequest(f"{job} is {found}: only what is over can be resumed")
 
     def ids(self) -> list[str]:
         """The ids of all jobs, newest first; what is listed and can be none is left out."""
@@ -265,6 +428,12 @@ class JobStore:
     def active(self) -> list[Job]:
         """Queued and running jobs, in the order in which they were submitted."""
         return sorted(self._active(), key=lambda job: job.submitted)
+
+    def unfinished(self) -> list[Job]:
+        """These, and those that wait for a person, in the same order."""
+        # In one step, so that one that is woken meanwhile is not missed.
+        listed = self._client.sunion([WAITING_KEY, ACTIVE_KEY])
+        return sorted(self._readable(listed), key=lambda job: job.submitted)
 
     def latest(self, job: str, kind: str = "") -> Event | None:
         """The newest event of `job`, or the newest of that kind among the last hundred."""
@@ -342,8 +511,8 @@ class JobStore:
             if job.state is JobState.RUNNING and not self._client.exists(lease_key(job.id))
         ]
 
-    def waiting(self) -> list[str]:
-        """Queued jobs."""
+    def queued(self) -> list[str]:
+        """Those that a training worker may take."""
         return [job.id for job in self._active() if job.state is JobState.QUEUED]
 
     def _active(self) -> list[Job]:
@@ -378,6 +547,7 @@ def _read(job: str, record: Mapping[str, str]) -> Job:
         submitted=_time(record["submitted"]),
         started=_time(record.get("started", "0")),
         finished=_time(record.get("finished", "0")),
+        question=record.get("question", ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,18 @@ import pytest
 import yaml
 
 from salon.jobs.store import JobState, JobStore
+from salon.queue.broker import send_launch
 from tests.fixtures.service import REPOSITORY
 from tests.fixtures.stack import wait_until
 from trainer.runtime.metrics_file import read_metrics
 from trainer.runtime.run_folder import RunFolder
 
 PAGE = (REPOSITORY / "docs" / "own-algorithm.md").read_text(encoding="utf-8")
-JOB, ALGORITHM = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+JOB, ALGORITHM, GUIDED_JOB, GUIDED, FROM_PYTHON = re.findall(
+    r"```python\n(.*?)```", PAGE, re.DOTALL
+)
 [ENTRY_POINT] = re.findall(r'```toml\n\[project.entry-points."(.*?)```', PAGE, re.DOTALL)
+[GUIDED_ENTRY] = re.findall(r"`(guided = .*?)`", PAGE)
 [SPEC] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 ITERATIONS = 4000  # a few seconds: time to kill it
 
@@ -27,12 +32,15 @@ def package(tmp_path, monkeypatch):
     """The page's package, installed for all processes that are started from here."""
     site = tmp_path / "site"
     (site / "hills").mkdir(parents=True)
-    (site / "hills" / "__init__.py").write_text(JOB)
+    (site / "hills" / "__init__.py").write_text(JOB + GUIDED_JOB)
     (site / "hills" / "climb.py").write_text(ALGORITHM)
+    (site / "hills" / "guided.py").write_text(GUIDED)
     installed = site / "hills-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hills\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[" + ENTRY_POINT.replace('"', ""))
+    (installed / "entry_points.txt").write_text(
+        "[" + f"{ENTRY_POINT}{GUIDED_ENTRY}".replace('"', "")
+    )
     monkeypatch.setenv("PYTHONPATH", str(site))
 
 
@@ -96,3 +104,110 @@ def test_what_is_wrong_in_its_spec_is_named(package, tmp_path):
         done.stdout
     )
     assert "algorithm.reach: Input should be greater than 0 (got 0)" in done.stdout
+
+
+@pytest.fixture
+def submit(package, stack):
+    """Submits the page's job with that algorithm, and returns its id; a guided one asks twice."""
+
+    def submit_job(algorithm):
+        spec = yaml.safe_load(SPEC) | {"iterations": 3, "checkpoint_every": 100}
+        spec["algorithm"]["name"] = algorithm
+        job = JobStore(stack.redis).submit("climb", spec).id
+        send_launch(stack.app, job)
+        return job
+
+    return submit_job
+
+
+ANSWERS = (["yes", "yes"], ["yes", "no"])
+
+
+def unsuspended(site):
+    """Where the page's algorithm comes to with these answers, in one process without any job."""
+    code = (
+        "import sys, yaml; from hills import GuidedJob; from hills.guided import Guided\n"
+        "spec = yaml.safe_load(sys.argv[1]); spec['algorithm']['name'] = 'guided'\n"
+        "climb = Guided(GuidedJob.model_validate(spec), None)\n"
+        f"for answers in {ANSWERS}: print(climb.step().metrics['x']); climb.answer(answers)\n"
+        "print(climb.step().metrics['x'])\n"
+    )
+    command = [sys.executable, "-c", code, SPEC]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+def heights(stack, job):
+    run = RunFolder(stack.settings.runs_dir / job, fence=lambda: None)
+    return [entry["x"] for entry in read_metrics(run)]
+
+
+def wait_for_question(store, job, after=""):
+    def asked():
+        assert not store.get(job).state.final, store.get(job).reason
+        question = store.question(job)
+        return question if question is not None and question.id != after else None
+
+    return wait_until(asked, f"{job} asks", 120)
+
+
+def wait_for(store, job, state):
+    wait_until(lambda: store.get(job).state is state, f"{job} is {state}", 120)
+
+
+def test_it_asks_a_person_and_leaves_its_slot_to_others_meanwhile(stack, submit, tmp_path):
+    stack.start("training")
+    store = JobStore(stack.redis)
+    job = submit("guided")
+    wait_for(store, job, JobState.WAITING)
+    first = store.question(job)
+    assert [item["from"] for item in first.items] == [0, 0]
+    assert first.choices == ["yes", "no"]
+    wait_for(store, submit("climb"), JobState.SUCCEEDED)
+
+    assert store.cancel(job) == "cancelled"
+    store.resume(job)
+    send_launch(stack.app, job)
+    wait_for(store, job, JobState.WAITING)
+    assert store.question(job) == first, "it asks the same"
+    watch = subprocess.Popen(
+        [Path(sys.executable).parent / "salon", "watch", job],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "is answered" in salon("answer", job, *ANSWERS[0], folder=tmp_path)
+    wait_for_question(store, job, first.id)
+    wait_for(store, job, JobState.WAITING)
+    # All that knew of it dies; what is left lies in the run folder and in Redis.
+    stack.kill("training")
+    stack.redis_server.stop(signal.SIGKILL)
+    stack.redis_server.start()
+    assert store.get(job).attempts == 0
+    exec(FROM_PYTHON, {"job": job})
+    wait_for(store, job, JobState.SUCCEEDED)
+    assert heights(stack, job) == unsuspended(tmp_path / "site")
+    assert store.get(job).attempts == 1
+    seen = watch.communicate(timeout=60)[0]
+    assert f"waiting  asks: Does this step lead up? (2 items); `salon answer {job}` answers" in seen
+    assert seen.splitlines().count("queued  its question is answered") == 2
+
+
+def test_killed_while_it_asks_it_asks_the_same_and_meets_its_answer(
+    stack, submit, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SALON_ANSWER_SECONDS", "600")  # it asks, and is not suspended yet
+    stack.start("training")
+    store = JobStore(stack.redis)
+    job = submit("guided")
+    first = wait_for_question(store, job)
+    stack.trainer().kill()
+    assert store.get(job).state is JobState.RUNNING
+    store.answer(job, first.id, ANSWERS[0])
+    second = wait_for_question(store, job, first.id)
+    assert store.answer(job, second.id, ANSWERS[1]) is JobState.RUNNING
+    wait_for(store, job, JobState.SUCCEEDED)
+    assert heights(stack, job) == unsuspended(tmp_path / "site")
+    assert store.get(job).attempts == 2
+    states = [event.data["state"] for event in store.events(job) if event.kind == "state"]
+    assert "waiting" not in states

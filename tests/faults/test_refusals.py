@@ -103,7 +103,7 @@ def test_submitting_outlasts_it(stack, refusing, kind, tmp_path):
         refusing.end()
         out, err = cli.communicate(timeout=60)
     assert cli.returncode == 0, err
-    [job] = JobStore(stack.redis).waiting()
+    [job] = JobStore(stack.redis).queued()
     assert f"submitted {job}" in out
     assert stack.redis.llen("train") == 1
 

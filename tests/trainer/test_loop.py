@@ -103,7 +103,8 @@ class Attempts:
         vars(algorithm).update(settings)
         evaluations = Evaluations(spec, algorithm, Scorer(), self.folder, None, interrupt.check)
         checkpoints = Checkpoints(self.folder, 1, 2)
-        parts = (evaluations, self.folder, checkpoints, interrupt, RewardVersions())
+        versions = RewardVersions()
+        parts = (evaluations, self.folder, checkpoints, interrupt, versions, self.lease)
         loop = Loop(self.job, spec, algorithm, *parts)
         with Tracker(self.job, spec, self.folder, self.lease, loop.iteration) as tracker:
             loop.run(tracker)

@@ -8,11 +8,12 @@ import redis
 from kombu.exceptions import OperationalError
 
 from salon.errors import RewardFailed
+from salon.jobs import Question
 from salon.jobs.store import JobState
 from salon.own_modules import python
 from trainer import __main__ as main
 from trainer import assembly
-from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
+from trainer.runtime.interrupt import Cause, Interrupt, Interrupted, Suspended
 from trainer.runtime.ranks import RankLost
 
 
@@ -54,6 +55,7 @@ def test_what_may_pass_ends_the_attempt_and_not_the_job(attempt, error):
         (ValueError("of a model"), (JobState.FAILED, "ValueError: of a model")),
         (Interrupted(Cause.CANCELLED), (JobState.CANCELLED, "cancelled by the user")),
         (Interrupted(Cause.PREEMPTED), (JobState.QUEUED, "its worker was stopped")),
+        (Suspended(Question("Which?", [1, 2])), (JobState.WAITING, "Which? (2 items)")),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

@@ -207,7 +207,7 @@ def test_one_entry_that_is_no_job_hides_no_other(store, worker, caplog):
     acquire(worker, lost, "w", "folder", 30, 3)
     worker.delete(lease_key(lost))
     with caplog.at_level(logging.WARNING):
-        assert store.waiting() == [job]
+        assert store.queued() == [job]
         assert store.abandoned() == [lost]
         assert [found.id for found in store.newest()] == [lost, job]
     told = [record.getMessage() for record in caplog.records]

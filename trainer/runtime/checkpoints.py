@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from safetensors.torch import load_file, save_file
 
-from trainer.algorithm import State
+from trainer.algorithm import Question, State
 from trainer.runtime.run_folder import RunFolder
 
 log = structlog.get_logger()
@@ -32,6 +32,7 @@ class Checkpoint:
     algorithm: State
     loop: dict[str, Any]  # the loop's own counters
     versions: dict[str, str]  # reward -> the version it had
+    question: Question | None = None  # to be answered before the next one
 
 
 class Checkpoints:
@@ -58,6 +59,8 @@ class Checkpoints:
                 "loop": checkpoint.loop,
                 "versions": checkpoint.versions,
             }
+            if checkpoint.question is not None:
+                record["question"] = json.loads(checkpoint.question.to_json())
             (path / "state.json").write_text(json.dumps(record), encoding="utf-8")
             (path / "SHA256SUMS").write_bytes(_sums(path))
         # They may be of later iterations: counted in, they would push out the one just written.
@@ -83,7 +86,14 @@ class Checkpoints:
             record = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = load_file(path / "tensors.safetensors")
             state = State(tensors=tensors, state=record["algorithm"])
-            return Checkpoint(record["iteration"], state, record["loop"], record["versions"])
+            asked = record.get("question")
+            return Checkpoint(
+                record["iteration"],
+                state,
+                record["loop"],
+                record["versions"],
+                None if asked is None else Question.from_values(asked),
+            )
         return None
 
     def _all(self) -> list[Path]:

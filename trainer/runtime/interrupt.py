@@ -1,7 +1,9 @@
-"""The one way a running trainer is told to stop: read between steps, and by whatever waits."""
+"""The one way a running trainer stops early: read between steps, and by whatever waits."""
 
 import threading
 from enum import StrEnum
+
+from salon.jobs.questions import Question
 
 
 class Cause(StrEnum):
@@ -9,6 +11,7 @@ class Cause(StrEnum):
 
     CANCELLED = "cancelled"  # the user's wish: the job is over
     PREEMPTED = "preempted"  # the host's wish: the job goes on elsewhere
+    WAITING = "waiting"  # for a person to answer the job's question: see Suspended
 
 
 class Interrupted(Exception):
@@ -17,6 +20,14 @@ class Interrupted(Exception):
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause.value)
         self.cause = cause
+
+
+class Suspended(Interrupted):
+    """Raised between two steps: nobody has answered yet what the last one asked."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(Cause.WAITING)
+        self.question = question
 
 
 class Interrupt:

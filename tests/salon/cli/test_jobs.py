@@ -83,7 +83,7 @@ def test_a_job_is_submitted_listed_and_shown_as_json(salon, spec, store):
 
 def test_a_job_that_is_followed_as_json_ends_in_its_result(salon, spec, store, redis_client):
     def trainer():
-        while not (waiting := store.waiting()):
+        while not (waiting := store.queued()):
             pass
         finish(redis_client, waiting[0])
 
@@ -150,7 +150,7 @@ def test_if_it_cannot_be_taken_back_either_that_is_said(salon, spec, store, monk
         SalonError, match=r"tiny-\w+ may be queued or not \(gone\).*salon cancel tiny-"
     ):
         salon("submit", spec)
-    assert len(store.waiting()) == 1
+    assert len(store.queued()) == 1
 
 
 def fails_too():
@@ -164,7 +164,7 @@ def test_what_is_stored_in_part_is_taken_back(store, redis_client):
         store.submit("tiny", {})
     [raw] = redis_client.keys("salon:job:tiny-??????")
     assert redis_client.hget(raw, "state") == b"cancelled"
-    assert store.waiting() == []
+    assert store.queued() == []
 
 
 def test_a_job_is_shown_by_what_came_of_it(salon, spec, store, redis_client):

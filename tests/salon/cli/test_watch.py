@@ -98,6 +98,20 @@ def test_a_wait_is_shown_until_it_is_over():
     assert "host:1" not in render(screen)
 
 
+def test_what_a_job_asks_is_shown_until_it_goes_on():
+    screen = Screen("tiny-1")
+    event = Event("0-1", "question", {"question": "1-a", "text": "asks: Which?"})
+    assert screen.line(event) == "asks: Which?"
+    screen.feed(event)
+    assert "asks: Which?" in render(screen)
+    screen.feed(Event("0-2", "state", {"state": "waiting", "reason": "asks: Which?"}))
+    text = render(screen)
+    assert "tiny-1  waiting" in text
+    assert text.count("asks: Which?") == 1
+    screen.feed(Event("0-3", "state", {"state": "queued", "reason": ""}))
+    assert "asks: Which?" not in render(screen)
+
+
 def test_the_reason_of_a_failure_is_shown():
     screen = Screen("tiny-1")
     screen.feed(Event("0-1", "state", {"state": "failed", "reason": "disk [full]"}))
@@ -113,6 +127,7 @@ UNSHOWABLE = [
     ("state", {"state": "running", "owner": "x"}, "lacks 'attempt'"),
     ("evaluation", {"text": [1]}, "no text as text: \\[1\\]"),
     ("warning", {}, "lacks 'text'"),
+    ("question", {"question": "1-a"}, "lacks 'text'"),
 ]
 
 

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from salon.jobs import Question
 from salon.jobs.lease import LeaseLost
 from salon.jobs.lease import acquire as acquire_lease
 from salon.jobs.store import JobState, JobStore, lease_key
@@ -65,6 +66,8 @@ def test_looking_at_a_lease_does_not_renew_it(redis_client, job):
         lambda lease: lease.emit("iteration", {}),
         lambda lease: lease.finish(JobState.SUCCEEDED),
         lambda lease: lease.release("died", refund=False),
+        lambda lease: lease.ask(Question("Well?", [1]).asked_after(1)),
+        lambda lease: lease.suspend("Well?"),
     ],
 )
 def test_every_write_of_a_replaced_holder_is_refused(redis_client, store, job, write):
@@ -105,7 +108,7 @@ def test_a_finished_job_stays_finished(redis_client, store, job):
         lease.finish(JobState.FAILED, "too late")
     assert store.get(job).state is JobState.SUCCEEDED
     assert acquire(redis_client, job, "w", 30, 3) is None
-    assert store.abandoned() == store.waiting() == []
+    assert store.abandoned() == store.queued() == []
 
 
 def test_a_job_cancelled_while_nobody_held_it_is_closed_on_the_next_take(redis_client, store, job):

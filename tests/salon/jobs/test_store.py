@@ -78,7 +78,7 @@ def test_abandoned_jobs_are_those_without_a_lease(store, redis_client):
     take(redis_client, lost, seconds=0.05)
     time.sleep(0.1)
     assert store.abandoned() == [lost]
-    assert store.waiting() == [queued]
+    assert store.queued() == [queued]
 
 
 def test_following_a_job_gives_every_event_and_ends_with_it(store, redis_client):
@@ -118,7 +118,7 @@ def test_a_record_that_is_nested_too_deeply_hides_no_other(store, redis_client):
     redis_client.hset(job_key(deep), "spec", DEEP)
     with pytest.raises(JobUnreadable, match=f"delete the key {job_key(deep)}, or repair it"):
         store.get(deep)
-    assert [job.id for job in store.newest()] == store.waiting() == [whole]
+    assert [job.id for job in store.newest()] == store.queued() == [whole]
 
 
 def test_an_event_that_is_nested_too_deeply_is_said_in_its_place(store, redis_client):
