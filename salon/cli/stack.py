@@ -62,7 +62,9 @@ def down() -> None:
     console.print("stopped" if stopped else "no stack was running")
     for job in left:
         if not job.cancel_requested:
-            said = f"{job.id} is not over: it goes on after the next `salon up`"
+            waits = job.state is JobState.WAITING
+            after = "hears its answer" if waits else "goes on"
+            said = f"{job.id} is not over: it {after} after the next `salon up`"
             console.print(said, soft_wrap=True)
 
 

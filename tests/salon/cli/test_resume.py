@@ -114,7 +114,7 @@ def test_what_waits_is_in_every_list_of_jobs(salon, store, redis_client, setting
     assert f"{job} is waiting: {says}\n" in salon("status", code=1)
     found = json.loads(salon("status", "--json", code=1))
     assert [each["id"] for each in found["jobs"]] == [job]
-    assert _left_by(settings) == [job]
+    assert [each.id for each in _left_by(settings)] == [job]
     assert salon("cancel", job) == f"{job} is cancelled\n"
     [record] = json.loads(salon("jobs", "--json"))
     assert (record["state"], record["question"]) == ("cancelled", None)

@@ -98,7 +98,7 @@ def test_an_override_reaches_into_a_row(load):
         ({"prompt": 7}, r"prompts\.1\.prompt: .*\(got 7\); put quotes"),
         (
             {"prompt": "a", "metdata": {}},
-            r"prompts\.1\.metdata: unknown key; did you mean metadata",
+            r"prompts\.1\.metdata: unknown key; did you mean prompts\.1\.metadata",
         ),
         ({"prompt": "a", "metadata": ["q"]}, r"prompts\.1\.metadata: .*\(got \['q'\]\); e\.g\. "),
         ({"prompt": "a", "metadata": {"a": float("nan")}}, r"prompts\.1\.metadata: .*not JSON"),
