@@ -36,7 +36,8 @@ import typer
 from salon import logs
 from salon.errors import SalonError
 from salon.jobs.lease import Lease, LeaseLost, acquire
-from salon.jobs.store import Job, JobNotFound, JobState, JobStore, check_id
+from salon.jobs.record import Job, JobNotFound, JobState, check_id
+from salon.jobs.store import JobStore
 from salon.memory import keep_freed_memory
 from salon.queue.connection import check_url, connect, connect_once
 from salon.settings import Settings, load_settings

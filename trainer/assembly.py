@@ -10,7 +10,7 @@ import torch
 
 from salon.errors import InvalidRequest, naming
 from salon.jobs.lease import Lease
-from salon.jobs.store import Job
+from salon.jobs.record import Job
 from salon.private import follow, make_usable
 from salon.queue.broker import create_app
 from salon.queue.connection import connect

@@ -15,7 +15,8 @@ from celery.signals import worker_ready, worker_shutting_down
 
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.lease import Lease, LeaseLost, acquire
-from salon.jobs.store import JobNotFound, JobState, JobStore, JobUnreadable
+from salon.jobs.record import JobNotFound, JobState, JobUnreadable
+from salon.jobs.store import JobStore
 from salon.queue.broker import LAUNCH_TASK, TRAIN_QUEUE, send_launch
 from salon.queue.connection import connect, connect_once
 from workers.attempt import Attempt

@@ -21,7 +21,8 @@ from salon.cli.records import (
 from salon.cli.terminal import EXIT_INTERRUPTED, console, print_json, print_table
 from salon.errors import InvalidRequest, SalonError, StackUnavailable
 from salon.extras import require
-from salon.jobs.store import Job, JobState, JobStore
+from salon.jobs.record import Job, JobState
+from salon.jobs.store import JobStore
 from salon.own_modules import python
 from salon.queue.connection import RedisRefused, connect, connect_now, connect_once
 from salon.settings import Settings, load_settings

@@ -5,7 +5,8 @@ import time
 from celery import Celery
 
 from salon.cli.specs import rewards_of
-from salon.jobs.store import Event, Job, JobState, JobStore
+from salon.jobs.record import Event, Job, JobState
+from salon.jobs.store import JobStore
 from salon.numbers import duration
 from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.settings import Settings

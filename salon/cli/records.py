@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from salon.errors import InvalidRequest
-from salon.jobs.store import Job, JobNotFound, JobState, JobStore
+from salon.jobs.record import Job, JobNotFound, JobState
+from salon.jobs.store import JobStore
 from salon.numbers import decimals_for, duration, effect, mean_and_std
 
 STYLES = {

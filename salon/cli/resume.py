@@ -11,7 +11,8 @@ from salon.cli.records import find
 from salon.cli.terminal import console, print_table
 from salon.errors import InvalidRequest
 from salon.jobs.questions import Question
-from salon.jobs.store import Job, JobState, JobStore
+from salon.jobs.record import Job, JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import create_app, send_launch
 from salon.settings import load_settings
 

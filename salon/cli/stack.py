@@ -10,7 +10,8 @@ from rich.table import Table
 from salon.cli.terminal import console, notices, print_table
 from salon.errors import StackUnavailable
 from salon.jobs.bound import bound_key
-from salon.jobs.store import Job, JobState, JobStore
+from salon.jobs.record import Job, JobState
+from salon.jobs.store import JobStore
 from salon.own_modules import PROGRAM, python
 from salon.queue.connection import connect_now
 from salon.redis_url import shown

@@ -20,7 +20,8 @@ from salon.cli.terminal import EXIT_ERROR, console, print_json, print_table
 from salon.client import RewardClient
 from salon.client.channel import connect
 from salon.errors import SalonError, StackUnavailable, from_rpc_error
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import TRAIN_QUEUE, create_app, score_queue, served_queues
 from salon.queue.connection import connect_now
 from salon.redis_url import shown

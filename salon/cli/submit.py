@@ -37,7 +37,8 @@ from salon.cli.terminal import (
 from salon.cli.watch import watch
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.bound import bound_key
-from salon.jobs.store import Job, JobState, JobStore
+from salon.jobs.record import Job, JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import create_app, send_launch, served_rewards
 from salon.queue.connection import connect
 from salon.settings import Settings, load_settings

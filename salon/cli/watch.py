@@ -16,7 +16,8 @@ from rich.text import Text
 
 from salon.cli.queue import Queue
 from salon.cli.records import STYLES
-from salon.jobs.store import Event, Job, JobState, JobStore
+from salon.jobs.record import Event, Job, JobState
+from salon.jobs.store import JobStore
 from salon.numbers import decimals_for, is_number, is_rounding, mean_and_std, significant
 
 BARS = "▁▂▃▄▅▆▇█"

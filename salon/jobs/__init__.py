@@ -2,7 +2,8 @@
 
 from salon.jobs.lease import Lease, LeaseLost, acquire
 from salon.jobs.questions import Question
-from salon.jobs.store import Event, Job, JobNotFound, JobState, JobStore, JobUnreadable
+from salon.jobs.record import Event, Job, JobNotFound, JobState, JobUnreadable
+from salon.jobs.store import JobStore
 
 __all__ = [
     "Event",

@@ -14,7 +14,8 @@ from pathlib import Path
 import redis
 import structlog
 
-from salon.jobs.store import JobNotFound, JobStore
+from salon.jobs.record import JobNotFound
+from salon.jobs.store import JobStore
 from salon.private import make_private, require_own, write_private
 from salon.queue.connection import connect_once
 from salon.settings import Settings

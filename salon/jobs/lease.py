@@ -16,9 +16,8 @@ import redis
 
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.questions import Question
-from salon.jobs.store import (
+from salon.jobs.record import (
     ACTIVE_KEY,
-    MAX_EVENTS,
     WAITING_KEY,
     JobState,
     JobUnreadable,
@@ -28,6 +27,7 @@ from salon.jobs.store import (
     lease_key,
     question_key,
 )
+from salon.jobs.store import MAX_EVENTS
 from salon.numbers import finite
 
 # KEYS: record, lease, events, active set.

@@ -1,22 +1,39 @@
-"""Jobs in Redis: the record, its states, its events.
+"""What people and workers ask of jobs in Redis, and let happen to them.
 
-What people and workers ask; what the one process that runs a job may write is in lease.py.
+What the one process that runs a job may write is in lease.py.
 """
 
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 import redis
 
 from salon.errors import InvalidRequest, SalonError
 from salon.jobs.questions import Question, to_json
+from salon.jobs.record import (
+    ACTIVE_KEY,
+    INDEX_KEY,
+    WAITING_KEY,
+    Event,
+    Job,
+    JobNotFound,
+    JobState,
+    JobUnreadable,
+    answers_key,
+    events_key,
+    is_id,
+    job_key,
+    lease_key,
+    logs_key,
+    question_key,
+    read_event,
+    read_record,
+    shown,
+)
 from salon.queue.connection import check_keeps_keys
 
 # Not structlog's, which prints to stdout where nobody has set it up, as in the `salon` command.
@@ -24,116 +41,8 @@ log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100_000
 MAX_LOG_LINES = 20_000
-_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}-[0-9a-f]{6}")
-
-
-class JobState(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    WAITING = "waiting"  # for a person to answer its question; nothing runs it
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        """Whether it is over, and stays so unless a person resumes it."""
-        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
-
-
-class JobNotFound(SalonError):
-    """No job has this id."""
-
-
-class JobUnreadable(SalonError):
-    """Redis holds something under this id that is no record of a job."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job's record as Redis holds it; times are seconds since the epoch, 0 when not yet."""
-
-    id: str
-    name: str
-    spec: Mapping[str, Any]
-    state: JobState
-    reason: str
-    token: int
-    attempts: int
-    owner: str
-    folder: str  # the run folder, as the worker that runs it sees it
-    cancel_requested: bool
-    submitted: float
-    started: float
-    finished: float
-    question: str = ""  # the id of what it asked last
-
-
-@dataclass(frozen=True)
-class Event:
-    """One entry of a job's history."""
-
-    id: str
-    kind: str
-    data: Mapping[str, Any]
-
-
-ACTIVE_KEY: Final = "salon:jobs:active"  # a set: queued or running
-WAITING_KEY: Final = "salon:jobs:waiting"  # a set: those that wait for a person
-INDEX_KEY: Final = "salon:jobs"  # a sorted set: every job by submission time
-
-
-def check_id(job: object) -> str:
-    """`job`, if it can be the id of one: whoever writes to Redis, or calls a command, chose it.
-
-    An id is also the name of a run folder.
-
-    Raises:
-        JobNotFound: it cannot be.
-    """
-    if not isinstance(job, str) or not _ID.fullmatch(job):
-        raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
-    return job
-
-
-# Every access to a job goes by these keys, and so every id that is used has been checked.
-def job_key(job: str) -> str:
-    """The hash that holds the record; raises JobNotFound for what can be no id, as all keys do."""
-    return f"salon:job:{check_id(job)}"
-
-
-def lease_key(job: str) -> str:
-    """Holds the fencing token of the running trainer, and expires without its heartbeat."""
-    return f"{job_key(job)}:lease"
-
-
-def events_key(job: str) -> str:
-    """The stream of the job's history."""
-    return f"{job_key(job)}:events"
-
-
-def logs_key(job: str) -> str:
-    """The stream of the job's log lines."""
-    return f"{job_key(job)}:logs"
-
 
 BY_USER: Final = "cancelled by the user"
-
-
-def question_key(job: str) -> str:
-    """Holds the question that the job asked last."""
-    return f"{job_key(job)}:question"
-
-
-def answers_key(job: str) -> str:
-    """The hash of all answers that it was given, by question.
-
-    They are kept: a trainer that goes back to a checkpoint asks again what was asked after it.
-    """
-    return f"{job_key(job)}:answers"
-
 
 # KEYS: record, lease, events, active set, waiting set. ARGV: job, now, reason.
 # A running job whose lease has expired has no process that could notice the flag. Of several
@@ -219,9 +128,9 @@ class JobStore:
             SalonError: as `withdraw` does.
         """
         job = f"{name}-{secrets.token_hex(3)}"
-        if not _ID.fullmatch(job):
+        if not is_id(job):
             raise InvalidRequest(
-                f"a job cannot be called {_shown(name)}: its name is 1 to 63 lower case letters, "
+                f"a job cannot be called {shown(name)}: its name is 1 to 63 lower case letters, "
                 "digits, dots and dashes, and begins with none of the last two"
             )
         check_keeps_keys(self._client)
@@ -277,8 +186,8 @@ class JobStore:
         try:
             raw = self._client.hgetall(job_key(job))
             if not raw:
-                raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
-            return _read(job, {key.decode(): value.decode() for key, value in raw.items()})
+                raise JobNotFound(f"no job is called {shown(job)}: `salon jobs` lists them")
+            return read_record(job, {key.decode(): value.decode() for key, value in raw.items()})
         except redis.exceptions.NoPermissionError:  # says nothing of the record
             raise
         except (
@@ -313,7 +222,7 @@ class JobStore:
             args=[job, repr(time.time()), reason],
         )
         if answer == b"missing":
-            raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
+            raise JobNotFound(f"no job is called {shown(job)}: `salon jobs` lists them")
         return bytes(answer).decode()
 
     def question(self, job: str) -> Question | None:
@@ -368,7 +277,7 @@ class JobStore:
         args = [job, question, given]
         end, found = (bytes(part).decode() for part in self._answer(keys=keys, args=args))
         if end == "missing":
-            raise JobNotFound(f"no job is called {_shown(job)}: `salon jobs` lists them")
+            raise JobNotFound(f"no job is called {shown(job)}: `salon jobs` lists them")
         if end == "answered":
             raise InvalidRequest(
                 f"question {question} of {job} was answered otherwise before, and the first answer "
@@ -423,7 +332,7 @@ class JobStore:
     def ids(self) -> list[str]:
         """The ids of all jobs, newest first; what is listed and can be none is left out."""
         listed = (raw.decode(errors="replace") for raw in self._client.zrevrange(INDEX_KEY, 0, -1))
-        return [job for job in listed if _ID.fullmatch(job)]
+        return [job for job in listed if is_id(job)]
 
     def active(self) -> list[Job]:
         """Queued and running jobs, in the order in which they were submitted."""
@@ -439,7 +348,7 @@ class JobStore:
         """The newest event of `job`, or the newest of that kind among the last hundred."""
         entries = self._client.xrevrange(events_key(job), count=100 if kind else 1)
         for identifier, fields in entries:
-            event = _event(identifier.decode(), fields)
+            event = read_event(identifier.decode(), fields)
             if kind in ("", event.kind):
                 return event
         return None
@@ -466,7 +375,7 @@ class JobStore:
         block = int(block_seconds * 1000) or None
         answer = self._client.xread({events_key(job): after}, block=block)
         return [
-            _event(identifier.decode(), fields)
+            read_event(identifier.decode(), fields)
             for _, entries in answer or []
             for identifier, fields in entries
         ]
@@ -529,52 +438,8 @@ class JobStore:
                     log.warning("left out: %s", error)
 
 
-def _read(job: str, record: Mapping[str, str]) -> Job:
-    spec = json.loads(record["spec"])
-    if not isinstance(spec, dict):
-        raise TypeError(f"its spec is a {type(spec).__name__}")
-    return Job(
-        id=job,
-        name=record["name"],
-        spec=spec,
-        state=JobState(record["state"]),
-        reason=record.get("reason", ""),
-        token=int(record.get("token", 0)),
-        attempts=int(record.get("attempts", 0)),
-        owner=record.get("owner", ""),
-        folder=record.get("folder", ""),
-        cancel_requested=record.get("cancel") == "1",
-        submitted=_time(record["submitted"]),
-        started=_time(record.get("started", "0")),
-        finished=_time(record.get("finished", "0")),
-        question=record.get("question", ""),
-    )
-
-
-def _time(text: str) -> float:
-    seconds = float(text)
-    time.localtime(seconds)  # raises for what is no time: nan, infinities, the year 10^9
-    return seconds
-
-
-def _event(identifier: str, fields: Mapping[bytes, bytes]) -> Event:
-    try:
-        kind, data = fields[b"kind"].decode(), json.loads(fields[b"data"])
-        if not isinstance(data, dict):
-            raise TypeError(f"its data is a {type(data).__name__}")
-    # Said in its place, so that who follows the job goes on behind it.
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        text = f"entry {identifier} of the job's history cannot be read: {error!r}"
-        return Event(identifier, "warning", {"text": text})
-    return Event(identifier, kind, data)
-
-
 def _line(fields: Mapping[bytes, bytes]) -> str:
     return fields.get(b"line", b"").decode(errors="replace")
-
-
-def _shown(job: object) -> str:
-    return f"{job!r:.100}"
 
 
 def _fields(kind: str, data: Mapping[str, Any]) -> dict[str, str]:

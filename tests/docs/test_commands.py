@@ -12,7 +12,7 @@ from salon.cli.app import app
 from salon.cli.records import record_as_json
 from salon.cli.score_table import Answer, Batch, answers_as_json
 from salon.errors import ServiceUnavailable
-from salon.jobs.store import Job, JobState
+from salon.jobs.record import Job, JobState
 from salon.settings import Settings
 from salon.stack.local_services import salons_own
 from trainer.evaluation.held_out import Evaluation, effects

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from tests.fixtures.service import REPOSITORY
 from tests.fixtures.stack import wait_until

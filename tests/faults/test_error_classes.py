@@ -2,7 +2,8 @@
 
 import pytest
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from tests.fixtures.stack import wait_until
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from salon.errors import SampleError, UnknownInstance
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from salon.serving import Sample
 from services.server.reward_modules import load_rewards

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore, job_key, lease_key
+from salon.jobs.record import JobState, job_key, lease_key
+from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from tests.fixtures.service import free_port
 from tests.fixtures.stack import wait_until

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from tests.faults.harness import Harness, assert_scored, hold_batch, photos
 from tests.fixtures.refusing import KINDS, Refusing
 from tests.fixtures.stack import wait_until

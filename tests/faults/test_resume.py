@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from tests.faults.test_training import (
     assert_same_result,

@@ -2,7 +2,8 @@
 
 import json
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from tests.fixtures.stack import wait_until
 
 

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from tests.faults.harness import Harness, photos
 from tests.fixtures.stack import wait_until
 from trainer.runtime.checkpoints import Checkpoints

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 
 from salon.extras import MODULES, MissingExtra, require
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.stack import lifecycle as stack
 from tests.fixtures.stack import environment
 

@@ -16,7 +16,8 @@ import torch
 
 from salon.errors import RewardFailed, SalonError
 from salon.jobs.lease import Lease, acquire
-from salon.jobs.store import JobState, JobStore, job_key, lease_key
+from salon.jobs.record import JobState, job_key, lease_key
+from salon.jobs.store import JobStore
 from salon.queue.connection import connect
 from tests.fixtures.ranks import run_ranks
 from trainer.algorithm import Asking, Question, State, Step

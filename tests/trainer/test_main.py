@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from salon.errors import RewardFailed
 from salon.jobs import Question
-from salon.jobs.store import JobState
+from salon.jobs.record import JobState
 from salon.own_modules import python
 from trainer import __main__ as main
 from trainer import assembly

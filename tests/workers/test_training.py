@@ -6,16 +6,16 @@ import sys
 import pytest
 
 from salon.jobs.lease import acquire
-from salon.jobs.store import (
+from salon.jobs.record import (
     ACTIVE_KEY,
     INDEX_KEY,
     JobNotFound,
     JobState,
-    JobStore,
     check_id,
     job_key,
     lease_key,
 )
+from salon.jobs.store import JobStore
 from salon.queue.connection import connect
 from tests.fixtures.stack import wait_until
 from workers import attempt, training

@@ -16,7 +16,8 @@ import redis
 import yaml
 from PIL import Image
 
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.connection import RedisRefused, connect_now
 from salon.redis_password import redis_folder
 from salon.settings import Settings

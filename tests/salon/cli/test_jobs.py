@@ -16,7 +16,8 @@ from salon.cli.app import app
 from salon.cli.jobs import _ids
 from salon.errors import InvalidRequest, SalonError, StackUnavailable
 from salon.jobs.lease import acquire
-from salon.jobs.store import INDEX_KEY, JobState, JobStore
+from salon.jobs.record import INDEX_KEY, JobState
+from salon.jobs.store import JobStore
 from tests.fixtures.stack import environment
 from tests.salon.cli.test_records import RESULT
 

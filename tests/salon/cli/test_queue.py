@@ -8,7 +8,8 @@ from rich.console import Console
 from salon.cli.queue import Queue
 from salon.cli.watch import watch
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import TRAIN_QUEUE, score_queue
 
 

@@ -8,7 +8,8 @@ from salon.cli.records import find, record_as_json, result_table, whole_as_json
 from salon.cli.terminal import print_table
 from salon.errors import InvalidRequest
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobNotFound, JobState, JobStore
+from salon.jobs.record import JobNotFound, JobState
+from salon.jobs.store import JobStore
 
 RESULT = {
     "rewards": {

@@ -10,7 +10,8 @@ from salon.cli.stack import _left_by
 from salon.errors import InvalidRequest
 from salon.jobs import Question
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue.broker import TRAIN_QUEUE
 from tests.fixtures.stack import environment
 

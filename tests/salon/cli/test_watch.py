@@ -7,7 +7,8 @@ from rich.console import Console
 from salon.cli.records import jobs_table
 from salon.cli.watch import Screen, watch
 from salon.jobs.lease import acquire
-from salon.jobs.store import Event, JobState, JobStore
+from salon.jobs.record import Event, JobState
+from salon.jobs.store import JobStore
 
 
 def iteration(number, reward, seconds=2.0, total=10):

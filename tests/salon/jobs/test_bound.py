@@ -8,7 +8,8 @@ import structlog
 
 from salon.jobs.bound import REASON, bound_key, settle_bound_jobs
 from salon.jobs.lease import LeaseLost, acquire
-from salon.jobs.store import JobState, JobStore, job_key
+from salon.jobs.record import JobState, job_key
+from salon.jobs.store import JobStore
 
 
 @pytest.fixture

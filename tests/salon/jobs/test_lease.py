@@ -6,7 +6,8 @@ import pytest
 from salon.jobs import Question
 from salon.jobs.lease import LeaseLost
 from salon.jobs.lease import acquire as acquire_lease
-from salon.jobs.store import JobState, JobStore, lease_key
+from salon.jobs.record import JobState, lease_key
+from salon.jobs.store import JobStore
 
 
 def acquire(client, job, owner, seconds, attempts):

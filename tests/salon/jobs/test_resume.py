@@ -5,7 +5,8 @@ import pytest
 from salon.errors import InvalidRequest
 from salon.jobs import Question
 from salon.jobs.lease import LeaseLost, acquire
-from salon.jobs.store import ACTIVE_KEY, INDEX_KEY, JobNotFound, JobState, JobStore, job_key
+from salon.jobs.record import ACTIVE_KEY, INDEX_KEY, JobNotFound, JobState, job_key
+from salon.jobs.store import JobStore
 
 SPEC = {"name": "tiny", "iterations": 5, "seed": 2**60 + 1, "rate": 1e-05, "notes": [], "é": {}}
 

@@ -5,14 +5,8 @@ import pytest
 import redis
 
 from salon.jobs.lease import acquire
-from salon.jobs.store import (
-    JobNotFound,
-    JobState,
-    JobStore,
-    JobUnreadable,
-    events_key,
-    job_key,
-)
+from salon.jobs.record import JobNotFound, JobState, JobUnreadable, events_key, job_key
+from salon.jobs.store import JobStore
 
 
 @pytest.fixture

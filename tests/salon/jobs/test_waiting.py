@@ -11,16 +11,16 @@ from salon.errors import InvalidRequest
 from salon.jobs import Question
 from salon.jobs.bound import bound_key, settle_bound_jobs
 from salon.jobs.lease import LeaseLost, acquire
-from salon.jobs.store import (
+from salon.jobs.record import (
     JobNotFound,
     JobState,
-    JobStore,
     JobUnreadable,
     answers_key,
     job_key,
     lease_key,
     question_key,
 )
+from salon.jobs.store import JobStore
 
 QUESTION = Question("Which is better?", [["a", "b"], ["c", "d"]], ["left", "right"])
 FIRST, SECOND = QUESTION.asked_after(1), QUESTION.asked_after(2)

@@ -9,7 +9,8 @@ from kombu.exceptions import OperationalError
 
 from salon.errors import InvalidRequest, Overloaded
 from salon.jobs.lease import acquire
-from salon.jobs.store import JobState, JobStore
+from salon.jobs.record import JobState
+from salon.jobs.store import JobStore
 from salon.queue import refusals
 from salon.queue.blobs import BlobStore
 from salon.queue.broker import _send, create_app, send_launch
