@@ -12,9 +12,9 @@ from salon.jobs.record import JobState
 from salon.jobs.store import JobStore
 from salon.queue.broker import send_launch
 from salon.serving import Sample
-from services.server.reward_modules import load_rewards
 from tests.faults.harness import photos
 from tests.fixtures.redis import free_port
+from tests.fixtures.rewards import load_rewards
 from tests.fixtures.stack import RunningStack, wait_until
 from trainer.evaluation.held_out import Evaluation
 from trainer.rewards.queue_scorer import QueueScorer

@@ -134,7 +134,7 @@ def shadowed(folder):
         code = "import sys; print(*sys.modules)"
         for name in run([sys.executable, "-P", "-c", code], "/").stdout.split():
             (folder / f"{name}.py").unlink(missing_ok=True)  # Python itself begins with it
-        (folder / "job.yaml").write_text("name: tiny\nsead: 1\n")
+        (folder / "job.yaml").write_text("name: tiny\nsead: 1\nalgorithm: {name: ddpo}\n")
         return folder
 
     return make
@@ -204,7 +204,7 @@ def test_a_checkout_that_is_not_installed_is_handed_on():
     [
         ("redis", "{folder}/redis.py is not it: Salon's modules and those of libraries come first"),
         ("jpeg", "{folder}/jpeg.py is not it"),
-        ("mine", "defines no complete Mineral, a subclass of salon.serving.Reward\n"),
+        ("mine", "no complete Mineral, a subclass of salon.serving.Reward; it has Mine\n"),
     ],
 )
 def test_an_own_module_with_the_name_of_another_is_named(folder, module, words):

@@ -238,7 +238,9 @@ def test_down_tells_what_it_still_waits_for(recorded, monkeypatch):
         settings = recorded(**entry, children=[{"name": "training", **entry}])
         told = []
         assert stack.down(settings, waiting=told.append)
-    assert told and set(map(tuple, told)) == {("training",)}
+    # It may have gone between the wait and the look at who is still there.
+    assert told[0] == ["training"]
+    assert set(map(tuple, told)) <= {("training",), ("the stack",)}
 
 
 @pytest.mark.parametrize("command", [stack.up, stack.down])

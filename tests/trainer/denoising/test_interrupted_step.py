@@ -10,6 +10,7 @@ from trainer.denoising.pipelines.stable_diffusion import Diffusion
 from trainer.runtime.interrupt import Cause, Interrupt, Interrupted
 from trainer.rwr.algorithm import RWR
 from trainer.rwr.config import RWRConfig
+from trainer.spec.prompts.rows import Row
 from trainer.spec.sections import RewardSpec
 
 COMMON = {"samples_per_iteration": 8, "sample_batch_size": 4, "sampling_steps": 3}
@@ -35,10 +36,10 @@ class CountingInterrupt(Interrupt):
 
 def start(folder, name, interrupt):
     build = {"ddpo": DDPO, "rwr": RWR}[name]
-    rewards = [RewardSpec(name="brightness")]
+    rewards, rows = [RewardSpec(name="brightness")], [Row(prompt="a"), Row(prompt="b")]
     scorer = BrightnessScorer()
     return build(
-        Diffusion.load(str(folder)), CONFIGS[name], ["a", "b"], rewards, scorer, 3,
+        Diffusion.load(str(folder)), CONFIGS[name], rows, rewards, scorer, 3,
         interrupt=interrupt,
     )  # fmt: skip
 

@@ -279,7 +279,7 @@ def test_absent_and_broken_metrics_leave_their_charts_out():
     "run",
     [
         finished_run(),
-        finished_run(rewards=("brightness", "$second_reward$"), samples=3, iterations=1),
+        finished_run(rewards=("brightness", "second_reward"), samples=3, iterations=1),
         finished_run(eval_rewards=("unseen",)),
         finished_run(versions=("1", "2")),
         finished_run(rewards=tuple("abcdef"), eval_rewards=tuple("ghi"), samples=3),
