@@ -299,3 +299,11 @@ def test_a_property_that_fails_is_a_reward_that_fails_to_load(module):
 def test_what_serves_well_is_not_refused(module, text):
     [reward] = load_rewards(module(REWARD + text))
     assert (reward.name, reward.version) == ("same", "1")
+
+
+def test_a_reward_that_imports_from_where_it_was_before_is_served(module):
+    before = REWARD.replace(
+        "from salon.serving import Reward", "from services.reward import Reward"
+    )
+    assert before != REWARD
+    assert [reward.name for reward in load_rewards(module(before))] == ["same"]
