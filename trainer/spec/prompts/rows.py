@@ -85,6 +85,15 @@ class Row(BaseModel):
         """Whether it is a prompt and nothing else."""
         return not self.metadata and self.reference is None
 
+    def __eq__(self, other: object) -> bool:
+        """A row that is a prompt and nothing else equals its text, too."""
+        if isinstance(other, str):
+            return self.is_bare and self.prompt == other
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @cached_property
     def key(self) -> str:
         """Equal for rows that a reward cannot tell apart: samples of one key are a group.

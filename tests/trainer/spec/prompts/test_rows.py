@@ -267,3 +267,12 @@ def test_a_reward_that_compares_does_so_where_every_row_has_a_reference(load, he
     spec = load(rewards=["l2"], prompts=[row, "a hat"], evaluation=held_out)
     with pytest.raises(InvalidRequest, match=r"a reference, which prompts\.1 \('a hat'\) lacks"):
         spec.check_inputs(Settings())
+
+
+def test_a_bare_row_is_its_text_and_a_row_with_more_is_not():
+    assert Row(prompt="a cat") == "a cat" == Row(prompt="a cat")
+    assert Row(prompt="a cat") != "a dog"
+    more = Row(prompt="a cat", metadata={"id": 1})
+    assert more not in ("a cat", more.key)
+    assert more == Row(prompt="a cat", metadata={"id": 1.0})
+    assert len({Row(prompt="a cat"), "a cat", more, Row(prompt="a cat", metadata={"id": 1.0})}) == 2
