@@ -29,8 +29,8 @@ Metrics = dict[str, float]
 class State(TypedDict):
     """All that an exact resume needs, in two parts that safetensors and JSON keep exactly."""
 
-    tensors: dict[str, Tensor]  # flat names, on the CPU
-    state: dict[str, Any]  # JSON
+    tensors: dict[str, Tensor]  # flat names, on the CPU, copies
+    state: dict[str, Any]  # JSON, a copy
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Algorithm(Protocol):
         ...
 
     def state_dict(self) -> State:
-        """All that an exact resume needs."""
+        """All that an exact resume needs, copied: no later step may change it."""
         ...
 
     def load_state_dict(self, state: State) -> None:
@@ -97,7 +97,10 @@ class Asking(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Beside it, where there is something to show, to evaluate and to save."""
+    """Beside it, where there is something to show, to evaluate and to save.
+
+    Of several ranks the first alone is asked for that: none of it may wait for the others.
+    """
 
     def preview(self) -> Preview:
         """Fixed prompts and seeds, for the picture log."""
@@ -114,7 +117,7 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Divergent(Protocol):
-    """Beside a generator that knows how far it has gone from what it was."""
+    """Beside a generator that knows how far it has gone from what it was; asked like that, too."""
 
     def kl(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float64]:
         """[N] divergence of what `generate` does from what it did before training.

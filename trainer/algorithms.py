@@ -30,8 +30,13 @@ class AlgorithmUnusable(SalonError):
 
 
 @cache
-def _places() -> Mapping[str, str]:
-    return {point.name: point.value for point in entry_points(group=GROUP)} | _OWN
+def _places() -> Mapping[str, set[str]]:
+    """Where the job class of each is; of one that several packages offer, all of them."""
+    places: dict[str, set[str]] = {name: {place} for name, place in _OWN.items()}
+    for point in entry_points(group=GROUP):
+        if point.name not in _OWN:
+            places.setdefault(point.name, set()).add(point.value)
+    return places
 
 
 def names() -> list[str]:
@@ -44,11 +49,15 @@ def job_class(name: str) -> type[BaseModel]:
 
     Raises:
         InvalidRequest: there is no algorithm of that name.
-        AlgorithmUnusable: its package is there and cannot be imported.
+        AlgorithmUnusable: its package is there and cannot be imported, or there are several.
     """
-    place = _places().get(name)
-    if place is None:
+    places = _places().get(name)
+    if places is None:
         raise InvalidRequest(f"no algorithm {name!r}; {hint(name, names())}")
+    if len(places) > 1:
+        offered = " and ".join(sorted(places))
+        raise AlgorithmUnusable(f"algorithm {name}: {offered} both offer it: remove one package")
+    [place] = places
     found = resolve(place, f"algorithm {name}")
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise AlgorithmUnusable(f"algorithm {name}: {place} is no job class")
@@ -68,7 +77,10 @@ def resolve(place: str, what: str) -> Any:
     module, _, attribute = place.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:  # whatever a package of somebody else raises while it is imported
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a package of somebody else raises while it is imported
         raise AlgorithmUnusable(
             f"{what}: {place} cannot be imported ({type(error).__name__}: {error}); reinstall or "
             "remove the package that offers it"

@@ -134,6 +134,7 @@ class Loop:
                 self._hear()
                 self._iterate(tracker)
                 self._evaluate(tracker)
+            self._checkpoint()  # also of a job without evaluations: it may be continued
         except Interrupted:
             self._checkpoint()
             raise
@@ -175,9 +176,9 @@ class Loop:
         self._whole = None
         seconds = time.perf_counter() - start
         self.iteration += 1
-        self._totals.samples += step.samples
+        self._totals.samples += int(step.samples)
         self._totals.seconds += seconds
-        self._totals.reward_wait_seconds += step.waited_seconds
+        self._totals.reward_wait_seconds += float(step.waited_seconds)
         if tracker is not None:
             tracker.record(self.iteration, _metrics(step, seconds))
         if step.question is not None:
@@ -293,11 +294,13 @@ class Loop:
 
 def _metrics(step: Step, seconds: float) -> Metrics:
     """What is known of an iteration, with its rates."""
+    samples, waited = float(step.samples), float(step.waited_seconds)
     return {
-        **step.metrics,
-        "samples": float(step.samples),
-        "reward_wait_seconds": step.waited_seconds,
+        # Numbers of numpy or torch are none of JSON's.
+        **{name: float(value) for name, value in step.metrics.items()},
+        "samples": samples,
+        "reward_wait_seconds": waited,
         "seconds": seconds,
-        "samples_per_second": step.samples / seconds,
-        "reward_wait_fraction": step.waited_seconds / seconds,
+        "samples_per_second": samples / seconds,
+        "reward_wait_fraction": waited / seconds,
     }

@@ -5,6 +5,7 @@ those of other packages by the entry points in their metadata.
 """
 
 import ast
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,10 @@ OWN = "services.rewards"
 
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,127}", re.ASCII)
 """Of a reward."""
+
+_PLACE = re.compile(r"((?:\w+\.)*\w+):(\w+)")
+
+log = logging.getLogger(__name__)
 
 Needs = Literal["nothing", "reference", "metadata", "instance"]
 
@@ -88,12 +93,27 @@ def own() -> Mapping[str, Listed]:
 
 @cache
 def of_other_packages() -> Mapping[str, Listed]:
-    """Those that installed packages register; none under a name of Salon's own."""
-    return {
-        point.name: Listed(point.name, point.module, point.attr)
-        for point in entry_points(group=GROUP)
-        if NAME.fullmatch(point.name) and point.name not in own()
-    }
+    """Those that installed packages register; none under a name of Salon's own.
+
+    What a package registers amiss is named in the log, and stands in nobody's way.
+    """
+    taken = {name for reward in own().values() for name in (reward.name, _last(reward.module))}
+    found: dict[str, Listed] = {}
+    for point in entry_points(group=GROUP):
+        place = _PLACE.fullmatch(point.value)
+        if not NAME.fullmatch(point.name) or place is None:
+            why = "it is not NAME = MODULE:CLASS"
+        elif point.name in taken or point.name in found:
+            why = "the name is taken"
+        else:
+            found[point.name] = Listed(point.name, place[1], place[2])
+            continue
+        log.warning("%s: left out %s = %s: %s", GROUP, point.name, point.value, why)
+    return found
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def known() -> Mapping[str, Listed]:

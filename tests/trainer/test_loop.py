@@ -287,3 +287,23 @@ def test_a_failed_upload_loses_nothing_and_is_told_with_the_way_out(attempts, mo
     assert event["text"].endswith(f"hf upload me/it {model}")
     assert (model / "weight.txt").exists()
     assert (attempts.folder.path / "report.html").exists()
+
+
+def test_what_an_algorithm_measures_hides_nothing_that_the_loop_does(attempts):
+    measured = {"iteration": 7, "time": 1, "loss": np.float32(0.5), "samples": 99}
+    attempts.run(make_spec(iterations=2), measured=measured)
+    entries = read_metrics(attempts.folder)
+    assert [entry["iteration"] for entry in entries] == [1, 2]
+    assert all(entry["time"] > 1e9 and entry["loss"] == 0.5 for entry in entries)
+    assert all(entry["samples"] == 4 for entry in entries)
+
+
+def test_a_job_without_evaluations_is_kept_at_its_end_too(attempts):
+    spec = make_spec(iterations=3)
+    algorithm = Counter(Interrupt())
+    checkpoints = Checkpoints(attempts.folder, 1, 2)
+    parts = (attempts.folder, checkpoints, Interrupt(), RewardVersions(), attempts.lease)
+    loop = Loop(attempts.job, spec, algorithm, None, *parts)
+    with Tracker(attempts.job, spec, attempts.folder, attempts.lease, 0) as tracker:
+        loop.run(tracker)
+    assert checkpoints.latest().iteration == 3

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.rewards.weighting import EPSILON, group_zscores
-from trainer.runtime.statistics import has_spread
+from trainer.runtime.statistics import groups, has_spread
 
 # Added to a prompt's standard deviation, as in kvablack/ddpo-pytorch (stat_tracking.py).
 PROMPT_EPSILON = 1e-6
@@ -74,14 +74,13 @@ class PerPromptStatistics:
         for prompt, reward in zip(prompts, rewards, strict=True):
             buffer = self._rewards.setdefault(prompt, deque(maxlen=self._buffer_size))
             buffer.append(float(reward))
-        names = np.array(prompts)
         normalised = np.zeros_like(rewards)
-        for prompt in set(prompts):
-            own = rewards[names == prompt]
+        for prompt, places in groups(prompts).items():
+            own = rewards[places]
             kept = np.array(self._rewards[prompt], dtype=np.float64)
             known = kept if len(kept) >= self._min_count else rewards
             if has_spread(np.concatenate([known, own])):
-                normalised[names == prompt] = (own - known.mean()) / (known.std() + PROMPT_EPSILON)
+                normalised[places] = (own - known.mean()) / (known.std() + PROMPT_EPSILON)
         return normalised.clip(-self._clip, self._clip)
 
     def state_dict(self) -> dict[str, list[float]]:

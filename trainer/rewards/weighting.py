@@ -1,13 +1,12 @@
 """The weighted sum of a job's rewards, each normalised as the job says."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.algorithm import Metrics
-from trainer.runtime.statistics import has_spread, sample_std
+from trainer.runtime.statistics import groups, has_spread, sample_std
 from trainer.spec.sections import RewardSpec
 
 # Added to a standard deviation, as in the authors' code of GDPO, so that scores which hardly differ
@@ -75,11 +74,8 @@ def group_zscores(scores: Scores, prompts: Sequence[str]) -> Scores:
     compare it with, and samples that differ by rounding alone nothing to tell them apart: they get
     0.
     """
-    groups = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        groups[prompt].append(index)
     normalised = np.zeros_like(scores)
-    for group in groups.values():
+    for group in groups(prompts).values():
         kept = scores[group]
         if has_spread(kept):
             normalised[group] = (kept - kept.mean()) / (kept.std(ddof=1) + EPSILON)

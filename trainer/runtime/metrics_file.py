@@ -36,7 +36,7 @@ class MetricsFile:
         Raises:
             OSError: naming the file.
         """
-        entry = {"iteration": iteration, "time": time.time(), **values}
+        entry = {**values, "iteration": iteration, "time": time.time()}
         self._folder.check()  # the file would take it, even if it were deleted
         line = _line(entry).encode()
         end = self._file.seek(0, os.SEEK_END)

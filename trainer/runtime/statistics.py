@@ -5,6 +5,7 @@ training (`metrics.jsonl`, what `salon watch` shows), of evaluation, and in `sum
 algorithm normalises by one, its paper or its authors' code says which.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,14 @@ FEWEST_PAIRS = 5
 TAIL = 2.5  # percent
 
 Scores = NDArray[np.float64]
+
+
+def groups(keys: Sequence[str]) -> dict[str, NDArray[np.intp]]:
+    """The places [n] of each key among `keys`, in order."""
+    places: dict[str, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return {key: np.array(found, dtype=np.intp) for key, found in places.items()}
 
 
 def has_spread(scores: Scores) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.runtime.statistics import has_spread
+from trainer.runtime.statistics import groups, has_spread
 
 Rewards = NDArray[np.float64]
 Weights = NDArray[np.float64]
@@ -58,11 +58,9 @@ def for_each_prompt(
         rewards: [N].
         prompts: N.
     """
-    names = np.array(prompts)
     weights = np.empty_like(rewards)
-    for prompt in set(prompts):
-        own = names == prompt
-        weights[own] = weigh(rewards[own])
+    for places in groups(prompts).values():
+        weights[places] = weigh(rewards[places])
     return weights
 
 

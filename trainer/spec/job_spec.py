@@ -68,7 +68,10 @@ class JobSpec(Section):
 
     def _too_few_batches(self) -> str:
         """How much of an iteration there is to share out, and the way out."""
-        return f"an iteration of {self.algorithm.name} cannot be shared out: leave it out"
+        parts, name = self.algorithm.batches, self.algorithm.name
+        if parts == 1:
+            return f"an iteration of {name} cannot be shared out: leave it out"
+        return f"an iteration of {name} has {parts} parts to share out: lower it to {parts}"
 
     def missing(self, folders: Sequence[Path]) -> Iterator[str]:
         """One line for each thing that the spec names and that lies in none of `folders`."""
@@ -119,6 +122,11 @@ def class_of(record: Any) -> type[JobSpec]:
         raise InvalidRequest(f"algorithm.name: {error}") from None
     if not issubclass(found, JobSpec):
         raise AlgorithmUnusable(f"algorithm {name}: {found.__name__} is no subclass of JobSpec")
+    if ":" not in str(getattr(found, "builder", "")):
+        raise AlgorithmUnusable(
+            f"algorithm {name}: {found.__name__} says by no `builder = 'module:function'` what "
+            "makes it"
+        )
     return found
 
 

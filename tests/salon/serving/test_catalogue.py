@@ -92,3 +92,19 @@ def test_options_that_cannot_be_read_are_no_reason_to_take_the_large_model(insta
     installed({"loose.py": f"class A:\n    local_options = {options}\n"}, a="loose:A")
     with pytest.raises(InvalidRequest, match=r"loose\.A: local_options must be a tuple of texts"):
         _ = catalogue.known()["a"].local_options
+
+
+def test_what_a_package_registers_amiss_is_in_nobodys_way(installed, caplog):
+    installed(
+        SHARP,
+        sharp="sharps.judge:Sharp",
+        hyphen="my-sharps.judge:Sharp",
+        module="sharps.judge",
+        jpeg="sharps.judge:Sharp",
+        jpeg_compressibility="sharps.judge:Sharp",
+    )
+    assert list(catalogue.of_other_packages()) == ["sharp"]
+    assert catalogue.known()["jpeg_compressibility"].module == "services.rewards.jpeg"
+    left_out = [record.getMessage() for record in caplog.records]
+    assert len(left_out) == 4
+    assert any("jpeg = sharps.judge:Sharp: the name is taken" in line for line in left_out)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.runtime.statistics import FEWEST_PAIRS, compare, has_spread, sample_std
+from trainer.runtime.statistics import FEWEST_PAIRS, compare, groups, has_spread, sample_std
 
 STEP_APART = np.array([0.3, np.nextafter(np.float32(0.3), np.float32(1))] * 4, dtype=np.float32)
 
@@ -150,3 +150,12 @@ def test_many_pairs_are_resampled_in_parts_to_the_same_interval(monkeypatch):
     whole = compare(before, after)
     monkeypatch.setattr("trainer.runtime.statistics.AT_ONCE", 64 * 999)
     assert compare(before, after) == whole
+
+
+def test_groups_are_those_of_equal_keys_however_long_they_are():
+    found = groups(["a", "b\0", "a", "b"])
+    assert {key: places.tolist() for key, places in found.items()} == {
+        "a": [0, 2],
+        "b\0": [1],
+        "b": [3],
+    }

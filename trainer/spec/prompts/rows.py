@@ -89,7 +89,7 @@ class Row(BaseModel):
         """A row that is a prompt and nothing else equals its text, too."""
         if isinstance(other, str):
             return self.is_bare and self.prompt == other
-        return super().__eq__(other)
+        return isinstance(other, Row) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)

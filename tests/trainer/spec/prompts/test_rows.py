@@ -276,3 +276,10 @@ def test_a_bare_row_is_its_text_and_a_row_with_more_is_not():
     assert more not in ("a cat", more.key)
     assert more == Row(prompt="a cat", metadata={"id": 1.0})
     assert len({Row(prompt="a cat"), "a cat", more, Row(prompt="a cat", metadata={"id": 1.0})}) == 2
+
+
+def test_rows_are_equal_where_rewards_cannot_tell_them_apart_and_nowhere_else():
+    assert Row(prompt="a", metadata={"x": True}) != Row(prompt="a", metadata={"x": 1})
+    assert Row(prompt="a", metadata={"x": 1.0, "y": 2}) == Row(
+        prompt="a", metadata={"y": 2, "x": 1}
+    )
